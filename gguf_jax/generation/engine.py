@@ -1,0 +1,209 @@
+"""`Engine`: drives the compiled steps from the host. It speaks token ids; text is `generation.text`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gguf_jax.errors import GGUFJaxError
+from gguf_jax.generation import steps
+from gguf_jax.generation.sampling import SamplingParams, make_sampler, plan_for, with_prompt
+from gguf_jax.generation.timings import Stopwatch, Timings
+from gguf_jax.models import Decoder
+
+MIN_CHUNK = 16
+"""Shortest prefill that is compiled; others are the powers of two up to the batch size."""
+
+MIN_SPAN = 256
+"""Shortest stretch of the cache that attention is compiled for; others are its doublings."""
+
+DEFAULT_CONTEXT = 4096
+"""Context when none is asked for (and the model was trained for at least as much)."""
+
+
+class PromptTooLong(GGUFJaxError, ValueError):
+    """The prompt does not fit the context."""
+
+
+def _bucket(n: int, low: int, high: int) -> int:
+    """The smallest `low * 2**i` that is at least `n`, but no more than `high`."""
+    size = low
+    while size < n:
+        size *= 2
+    return min(size, high)
+
+
+class Engine:
+    """Generates tokens for a fixed batch of prompts at a time, keeping the cache between calls.
+
+    Args:
+        model: the decoder; its leaves are taken as they are now.
+        ctx_size: positions a sequence may have, prompt and answer; default: what the model was trained for, at most
+            `DEFAULT_CONTEXT`.
+        batch_size: longest chunk of a prompt that is run at once (a power of two of at least 16; others round up).
+        cache_dtype: of keys and values: float32, float16 or bfloat16.
+        dtype: of activations.
+        on_prefill: called with (tokens done, tokens in all) after each chunk of a prompt.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        *,
+        ctx_size: int | None = None,
+        batch_size: int = 512,
+        cache_dtype: jax.typing.DTypeLike = jnp.float16,
+        dtype: jax.typing.DTypeLike = jnp.float32,
+        on_prefill: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if ctx_size is not None and ctx_size < 1:
+            raise GGUFJaxError(f"ctx_size: expected at least 1, found {ctx_size}")
+        if batch_size < 1:
+            raise GGUFJaxError(f"batch_size: expected at least 1, found {batch_size}")
+        if jnp.dtype(cache_dtype) not in (jnp.float32, jnp.float16, jnp.bfloat16):
+            raise GGUFJaxError(f"cache_dtype: expected float32, float16 or bfloat16, found {jnp.dtype(cache_dtype)}")
+        self.config = model.config
+        self.ctx_size = ctx_size or min(model.config.context_length, DEFAULT_CONTEXT)
+        self.batch_size = _bucket(batch_size, MIN_CHUNK, 2**30)
+        self.cache_dtype = cache_dtype
+        self.on_prefill = on_prefill
+        self._make_cache = model.make_cache
+        self._spec, self._leaves = steps.split(model, dtype)
+        self._cache = None
+        self._held: list[list[int]] = []
+        """For each slot, the tokens whose keys and values the cache holds."""
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: Sequence[SamplingParams],
+        *,
+        max_tokens: int | None = None,
+        timings: Timings | None = None,
+    ) -> Iterator[list[int]]:
+        """Yield the next token id of every prompt, `[B]`, until `max_tokens` or every context is full; -1 stands for a
+        slot whose context is full while others go on.
+
+        The caller stops the iteration when it has what it wants. A slot's tokens depend on its own prompt, parameters
+        and seed, not on the other slots. Where a prompt begins with what the slot's cache holds already (the last
+        turn of a chat), that part is not run again.
+
+        Raises:
+            PromptTooLong: a prompt leaves no room for one more token; both lengths are named.
+            GGUFJaxError: there is no prompt, an empty one, or one with an id outside the vocabulary.
+        """
+        self._check(prompts, params, max_tokens)
+        timings = timings if timings is not None else Timings()
+        watch = Stopwatch(timings)
+        lengths = [len(prompt) for prompt in prompts]
+        room = [self.ctx_size - length for length in lengths]
+        count = max(room) if max_tokens is None else min(max_tokens, max(room))
+        vocab = self.config.vocab_size
+        plan = plan_for(params, vocab)
+        sampler = with_prompt(make_sampler(params, vocab, context_length=self.ctx_size), prompts)
+        logits = self._prefill(prompts, watch)
+        tokens, sampler = watch.call(steps.first, logits, sampler, plan=plan)
+        tokens.block_until_ready()
+        timings.prefill_s += watch.lap()
+        positions = jnp.asarray(lengths, jnp.int32)
+        for i in range(count):
+            following = tokens
+            if i + 1 < count:  # dispatched before this token is read, so that the device does not wait for the host
+                span = self._span(max(lengths) + i + 1)
+                cache, self._cache = self._cache, None  # donated: until the call returns nobody may read it
+                following, positions, self._cache, sampler = watch.call(
+                    steps.decode,
+                    self._leaves,
+                    tokens,
+                    positions,
+                    cache,
+                    sampler,
+                    spec=self._spec,
+                    plan=plan,
+                    span=span,
+                )
+            ids = [int(t) for t in np.asarray(tokens)]
+            if i > 0:
+                timings.decode_s += watch.lap()
+                timings.decode_tokens += len(ids)
+            if i + 1 < count:
+                for held, token in zip(self._held, ids, strict=True):
+                    held.append(token)
+            tokens = following
+            yield [token if i < left else -1 for token, left in zip(ids, room, strict=True)]
+            watch.lap()  # what the caller did meanwhile is not decoding
+
+    def _check(
+        self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], max_tokens: int | None
+    ) -> None:
+        if not prompts or len(prompts) != len(params):
+            raise GGUFJaxError(f"prompts: expected at least one and as many parameters, found {len(prompts)}")
+        if max_tokens is not None and max_tokens < 1:
+            raise GGUFJaxError(f"max_tokens: expected at least 1, found {max_tokens}")
+        for prompt in prompts:
+            if not len(prompt):
+                raise GGUFJaxError("prompt: expected at least one token, found none")
+            if len(prompt) >= self.ctx_size:
+                raise PromptTooLong(
+                    f"prompt: expected at most {self.ctx_size - 1} tokens (the context holds {self.ctx_size}, answer "
+                    f"included), found {len(prompt)}"
+                )
+            if min(prompt) < 0 or max(prompt) >= self.config.vocab_size:
+                raise GGUFJaxError(
+                    f"prompt: expected token ids from 0 to {self.config.vocab_size - 1}, "
+                    f"found {min(prompt) if min(prompt) < 0 else max(prompt)}"
+                )
+
+    def _span(self, positions: int) -> int:
+        return _bucket(positions, MIN_SPAN, self.ctx_size)
+
+    def _reuse(self, prompts: Sequence[Sequence[int]]) -> list[int]:
+        """How many tokens of each prompt the cache holds already; the last one is always run, for its logits."""
+        if self._cache is None or len(self._held) != len(prompts):
+            self._cache = self._make_cache(len(prompts), self.ctx_size, self.cache_dtype)
+            self._held = [[] for _ in prompts]
+        starts = []
+        for held, prompt in zip(self._held, prompts, strict=True):
+            same = next((i for i, (a, b) in enumerate(zip(held, prompt, strict=False)) if a != b), None)
+            starts.append(min(len(held), len(prompt)) if same is None else same)
+        return [min(start, len(prompt) - 1) for start, prompt in zip(starts, prompts, strict=True)]
+
+    def _prefill(self, prompts: Sequence[Sequence[int]], watch: Stopwatch) -> jax.Array:
+        starts = self._reuse(prompts)
+        rest = [len(prompt) - start for prompt, start in zip(prompts, starts, strict=True)]
+        watch.timings.prefill_tokens += sum(rest)
+        watch.timings.reused_tokens += sum(starts)
+        self._held = [list(prompt) for prompt in prompts]
+        logits = jnp.zeros((len(prompts), self.config.vocab_size), jnp.float32)
+        done = 0
+        while done < max(rest):
+            length = _bucket(min(self.batch_size, max(rest) - done), MIN_CHUNK, self.batch_size)
+            tokens = np.zeros((len(prompts), length), np.int32)
+            positions = np.full((len(prompts), length), -1, np.int32)
+            last = np.full(len(prompts), -1, np.int32)
+            for b, (prompt, start) in enumerate(zip(prompts, starts, strict=True)):
+                chunk = prompt[start + done : start + done + length]
+                tokens[b, : len(chunk)] = chunk
+                positions[b, : len(chunk)] = np.arange(start + done, start + done + len(chunk))
+                if done < rest[b] <= done + length:
+                    last[b] = rest[b] - done - 1
+            cache, self._cache = self._cache, None
+            logits, self._cache = watch.call(
+                steps.prefill,
+                self._leaves,
+                tokens,
+                positions,
+                last,
+                logits,
+                cache,
+                spec=self._spec,
+                span=self._span(int(positions.max()) + 1),
+            )
+            done += length
+            if self.on_prefill is not None:
+                logits.block_until_ready()
+                self.on_prefill(min(done, max(rest)), max(rest))
+        return logits

@@ -1,0 +1,113 @@
+"""The compiled programs of generation: prefill a chunk, pick the first token, decode one token for every slot.
+
+Pure functions of the model's leaves, the cache (donated: updated in place) and the sampler. A program is compiled for
+each combination of model structure, batch, chunk length, `span` and sampler plan; chunk lengths and spans are
+bucketed so that there are few. The model goes in as a flat tuple of leaves, since flattening a flax state in Python
+for every token costs more than a small model's step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gguf_jax.generation.sampling import Sampler, SamplerPlan, sample
+from gguf_jax.models import Decoder
+from gguf_jax.nn import KVCache
+
+Leaves = tuple[jax.Array, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Spec:
+    """The static part of a model: its graph and tree structure, and the dtype activations are computed in.
+
+    Equal for two models of the same structure, so that they share compiled programs. The hash is computed once: a
+    graph of hundreds of nodes would otherwise be hashed for every token.
+    """
+
+    graphdef: nnx.GraphDef
+    treedef: Any
+    dtype: Any
+    _hash: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.graphdef, self.treedef, self.dtype)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Spec) or self._hash != other._hash:
+            return False
+        return (self.graphdef, self.treedef, self.dtype) == (other.graphdef, other.treedef, other.dtype)
+
+    def model(self, leaves: Leaves) -> Decoder:
+        return nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, leaves))
+
+
+def split(model: Decoder, dtype: jax.typing.DTypeLike = jnp.float32) -> tuple[Spec, Leaves]:
+    """A model as a static spec and its leaves."""
+    graphdef, state = nnx.split(model)
+    leaves, treedef = jax.tree.flatten(state)
+    return Spec(graphdef, treedef, jnp.dtype(dtype)), tuple(leaves)
+
+
+@partial(jax.jit, static_argnames=("spec", "span"), donate_argnames=("logits", "cache"))
+def prefill(
+    leaves: Leaves,
+    tokens: jax.Array,
+    positions: jax.Array,
+    last: jax.Array,
+    logits: jax.Array,
+    cache: KVCache,
+    *,
+    spec: Spec,
+    span: int,
+) -> tuple[jax.Array, KVCache]:
+    """Run int32 `tokens [B, T]` at `positions [B, T]` (-1: padding) into the cache.
+
+    `last [B]` is the index in this chunk of a slot's last prompt token, whose logits replace the slot's row of
+    `logits [B, V]`; -1 keeps the row. `span` exceeds every position (see `Decoder.hidden`).
+    """
+    model = spec.model(leaves)
+    hidden, cache = model.hidden(tokens, positions, cache, span=span, dtype=spec.dtype)
+    ends = jnp.take_along_axis(hidden, jnp.maximum(last, 0)[:, None, None], axis=1)[:, 0]  # [B, E]
+    return jnp.where((last >= 0)[:, None], model.logits(ends), logits), cache
+
+
+@partial(jax.jit, static_argnames=("plan",), donate_argnames=("sampler",))
+def first(logits: jax.Array, sampler: Sampler, *, plan: SamplerPlan) -> tuple[jax.Array, Sampler]:
+    """The token after the prompt: int32 `[B]`, from the `logits [B, V]` that prefill left."""
+    with jax.named_scope("sample"):
+        return sample(logits, sampler, plan)
+
+
+@partial(jax.jit, static_argnames=("spec", "plan", "span"), donate_argnames=("cache", "sampler"))
+def decode(
+    leaves: Leaves,
+    tokens: jax.Array,
+    positions: jax.Array,
+    cache: KVCache,
+    sampler: Sampler,
+    *,
+    spec: Spec,
+    plan: SamplerPlan,
+    span: int,
+) -> tuple[jax.Array, jax.Array, KVCache, Sampler]:
+    """One token for every slot: int32 `tokens [B]` standing at `positions [B]` -> the next tokens and positions.
+
+    A slot that has nothing more to say may run on: past the cache's end its keys are dropped.
+    """
+    model = spec.model(leaves)
+    hidden, cache = model.hidden(tokens[:, None], positions[:, None], cache, span=span, dtype=spec.dtype)
+    with jax.named_scope("sample"):
+        tokens, sampler = sample(model.logits(hidden[:, 0]), sampler, plan)
+    return tokens, positions + 1, cache, sampler

@@ -1,0 +1,129 @@
+"""`ARCHITECTURES`: how each `general.architecture` becomes a `DecoderConfig`. The only reader of metadata keys."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from gguf_jax.errors import GGUFError, Unsupported
+from gguf_jax.models.config import DecoderConfig
+from gguf_jax.models.keys import Keys
+from gguf_jax.nn.rope import RopeConfig, RopePairing, YarnConfig
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Tensor name -> shape in NumPy order: which optional parts a file has is read off its tensors."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One value of `general.architecture`."""
+
+    name: str
+    config: Callable[[Keys, Shapes], DecoderConfig]
+
+
+def _rope(keys: Keys, key_length: int, context_length: int, pairing: RopePairing) -> RopeConfig:
+    scaling = keys.choice("rope.scaling.type", ("none", "linear", "yarn"), "linear")
+    # rope.scale_linear is what files of 2023 call the factor; 0 stands for "not set"
+    factor = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 1.0)) or 1.0
+    yarn = None
+    if scaling == "yarn":
+        yarn = YarnConfig(
+            original_context=keys.integer("rope.scaling.original_context_length", context_length),
+            ext_factor=keys.number("rope.scaling.yarn_ext_factor", 1.0),
+            beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0, low=1e-3),
+            beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0, low=1e-3),
+        )
+    dimension = keys.integer("rope.dimension_count", key_length, low=2, high=key_length)
+    if dimension % 2:
+        raise GGUFError(f"{keys.architecture}.rope.dimension_count: expected an even number, found {dimension}")
+    return RopeConfig(
+        dimension=dimension,
+        base=keys.number("rope.freq_base", 10000.0, low=1.0 + 1e-6),
+        pairing=pairing,
+        factor=1.0 if scaling == "none" else factor,
+        yarn=yarn,
+        attention_factor=keys.number("rope.scaling.attn_factor", 1.0),
+    )
+
+
+def _windows(keys: Keys, block_count: int) -> tuple[int | None, ...]:
+    window = keys.integer("attention.sliding_window", 0, low=0) or None
+    pattern = keys.flags("attention.sliding_window_pattern", block_count) or (True,) * block_count
+    return tuple(window if slides else None for slides in pattern)
+
+
+def dense(keys: Keys, shapes: Shapes, *, pairing: RopePairing, qk_norm: bool = False) -> DecoderConfig:
+    """A decoder of pre-norm blocks: grouped-query attention with RoPE, then a gated SiLU feed-forward.
+
+    `pairing` and `qk_norm` are what the architecture's name says; the rest is in the keys and tensors.
+    """
+    if keys.integer("expert_count", 0, low=0):
+        raise Unsupported(
+            f"{keys.architecture}.expert_count: mixture-of-experts models are not supported yet, expected 0 experts, "
+            f"found {keys.integer('expert_count')}"
+        )
+    if "token_embd.weight" not in shapes or len(shapes["token_embd.weight"]) != 2:
+        raise GGUFError("token_embd.weight: expected a matrix [vocabulary, embedding], found no such tensor")
+    # every block has tensors, so a count beyond the number of tensors is a lie that would cost memory
+    block_count = keys.integer("block_count", high=max(1, len(shapes)))
+    embedding_length = keys.integer("embedding_length")
+    head_count = keys.integer("attention.head_count")
+    head_count_kv = keys.integer("attention.head_count_kv", head_count)
+    if head_count % head_count_kv:
+        raise GGUFError(
+            f"{keys.architecture}.attention.head_count_kv: expected a divisor of {head_count} heads, "
+            f"found {head_count_kv}"
+        )
+    key_length = keys.integer("attention.key_length", max(1, embedding_length // head_count))
+    value_length = keys.integer("attention.value_length", max(1, embedding_length // head_count))
+    context_length = keys.integer("context_length")
+    return DecoderConfig(
+        architecture=keys.architecture,
+        vocab_size=shapes["token_embd.weight"][0],
+        context_length=context_length,
+        block_count=block_count,
+        embedding_length=embedding_length,
+        feed_forward_length=keys.integer("feed_forward_length"),
+        head_count=head_count,
+        head_count_kv=head_count_kv,
+        key_length=key_length,
+        value_length=value_length,
+        norm_eps=keys.number("attention.layer_norm_rms_epsilon"),
+        rope=_rope(keys, key_length, context_length, pairing),
+        attention_scale=keys.number("attention.scale", 0.0) or key_length**-0.5,
+        windows=_windows(keys, block_count),
+        rope_freqs="rope_freqs.weight" in shapes,
+        attn_bias="blk.0.attn_q.bias" in shapes,
+        attn_output_bias="blk.0.attn_output.bias" in shapes,
+        ffn_bias="blk.0.ffn_up.bias" in shapes,
+        output_bias="output.bias" in shapes,
+        qk_norm=qk_norm,
+        tied_output="output.weight" not in shapes,
+    )
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": Architecture("llama", partial(dense, pairing=RopePairing.INTERLEAVED)),
+    "qwen2": Architecture("qwen2", partial(dense, pairing=RopePairing.HALVES)),
+    "qwen3": Architecture("qwen3", partial(dense, pairing=RopePairing.HALVES, qk_norm=True)),
+}
+
+
+def config_of(metadata: Mapping[str, Any], shapes: Shapes) -> DecoderConfig:
+    """The configuration of the model that metadata and tensor shapes describe.
+
+    Raises:
+        GGUFError: a key is missing or out of range, or the architecture is unknown; one line, without the file's name.
+    """
+    name = metadata.get("general.architecture")
+    if not isinstance(name, str):
+        raise GGUFError(f"general.architecture: expected a string, found {name!r}")
+    if name not in ARCHITECTURES:
+        near = difflib.get_close_matches(name, ARCHITECTURES, n=1)
+        hint = f" (the nearest is {near[0]})" if near else ""
+        raise GGUFError(f"general.architecture: expected one of {', '.join(ARCHITECTURES)}, found {name!r}{hint}")
+    return ARCHITECTURES[name].config(Keys(metadata, name), shapes)

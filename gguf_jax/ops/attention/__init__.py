@@ -1,0 +1,3 @@
+from gguf_jax.ops.attention.api import attention
+
+__all__ = ["attention"]

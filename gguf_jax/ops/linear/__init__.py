@@ -1,0 +1,3 @@
+from gguf_jax.ops.linear.api import linear
+
+__all__ = ["linear"]
