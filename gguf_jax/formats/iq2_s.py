@@ -1,0 +1,38 @@
+"""IQ2_S: 256 weights in 16 groups of 16, 2.5625 bits per weight.
+
+    w = d * (scale + 1/2) / 4 * +-grid[index]               scale in 0..15, one a group
+
+Eight weights at a time are one of 1024 vectors with elements 8, 25, 43, and eight signs, all stored:
+
+    qs[k]         low byte of index[k]                            k = 0..31
+    qs[32 + k]    signs of vector k, bit j for its weight j
+    qh[k // 4]    7 6           5 4           3 2           1 0
+                  index[k+3]    index[k+2]    index[k+1]    index[k]      bits 9..8
+    scales[i]     7 6 5 4             3 2 1 0
+                  scale[2 i + 1]      scale[2 i]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gguf_jax.formats.bits import grouped, negate, ungrouped, unpack
+from gguf_jax.formats.block_format import Array, BlockFormat
+from gguf_jax.formats.codebooks import codebook
+from gguf_jax.formats.ggml_type import GGMLType
+
+LAYOUT = np.dtype([("d", "<f2"), ("qs", "u1", 64), ("qh", "u1", 8), ("scales", "u1", 8)])
+
+
+def decode(planes: Mapping[str, Array], xp: Any) -> Array:
+    low, signs = planes["qs"][..., :32], planes["qs"][..., 32:]
+    index = low | (unpack(planes["qh"], 2, 1, xp).astype(np.uint16) << 8)
+    vectors = ungrouped(xp.take(codebook("iq2_s"), index, axis=0, mode="clip"))
+    scale = planes["d"].astype(np.float32) * (unpack(planes["scales"], 4, 1, xp).astype(np.float32) + 0.5) / 4
+    return ungrouped(grouped(scale, negate(vectors, signs, xp)))
+
+
+IQ2_S = BlockFormat(GGMLType.IQ2_S, 256, LAYOUT, decode)

@@ -1,0 +1,44 @@
+"""F32, F16, BF16, F64 and the integers: one value a block, nothing packed.
+
+F32, F16 and BF16 decode to float32; F64 and the integers keep their own dtype, since float32 cannot hold them. All are
+exact, subnormal values included: only the payload of a NaN may change, where F16 is widened.
+
+Under `jax.jit` F64 and I64 need `jax.enable_x64`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gguf_jax.formats.block_format import Array, BlockFormat
+from gguf_jax.formats.ggml_type import GGMLType
+
+
+def _values(planes: Mapping[str, Array], xp: Any) -> Array:
+    return planes["values"]
+
+
+def _widened(planes: Mapping[str, Array], xp: Any) -> Array:
+    return planes["values"].astype(np.float32)
+
+
+def _high_half(planes: Mapping[str, Array], xp: Any) -> Array:
+    """bfloat16 is the upper half of a float32; shifting, unlike a cast, cannot flush a subnormal."""
+    return (planes["values"].astype(np.uint32) << 16).view(np.float32)
+
+
+def _layout(dtype: str) -> np.dtype:
+    return np.dtype([("values", dtype)])
+
+
+F32 = BlockFormat(GGMLType.F32, 1, _layout("<f4"), _values)
+F16 = BlockFormat(GGMLType.F16, 1, _layout("<f2"), _widened)
+BF16 = BlockFormat(GGMLType.BF16, 1, _layout("<u2"), _high_half)
+F64 = BlockFormat(GGMLType.F64, 1, _layout("<f8"), _values)
+I8 = BlockFormat(GGMLType.I8, 1, _layout("i1"), _values)
+I16 = BlockFormat(GGMLType.I16, 1, _layout("<i2"), _values)
+I32 = BlockFormat(GGMLType.I32, 1, _layout("<i4"), _values)
+I64 = BlockFormat(GGMLType.I64, 1, _layout("<i8"), _values)
