@@ -1,0 +1,71 @@
+"""GGUF files as flax parameter trees whose weights stay packed.
+
+    import gguf_jax as gj
+    model = gj.load("model.gguf")
+    for piece in gj.generate(model, "Once upon a time", stream=True): ...
+    f = gj.read("model.gguf")          # does not import JAX
+
+Names are imported when they are first used, so that reading a file costs no import of JAX.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gguf_jax.api import load
+    from gguf_jax.bundled import bundled_model
+    from gguf_jax.checkpoint import save
+    from gguf_jax.errors import GGUFError, GGUFJaxError, Unsupported
+    from gguf_jax.formats import FORMATS, BlockFormat, FileType, GGMLType
+    from gguf_jax.generation import Completion, Engine, SamplingParams, generate
+    from gguf_jax.gguf import GGUFFile, Metadata, TensorView, Typed, read, write
+    from gguf_jax.models import ARCHITECTURES, Decoder, DecoderConfig
+    from gguf_jax.nn import PackedParam
+    from gguf_jax.quantized_array import QuantizedArray
+    from gguf_jax.tokenizers import Tokenizer
+    from gguf_jax.tokenizers.from_file import tokenizer
+
+_HOME = {
+    "api": ["load"],
+    "bundled": ["bundled_model"],
+    "checkpoint": ["save"],
+    "errors": ["GGUFError", "GGUFJaxError", "Unsupported"],
+    "formats": ["FORMATS", "BlockFormat", "FileType", "GGMLType"],
+    "generation": ["Completion", "Engine", "SamplingParams", "generate"],
+    "gguf": ["GGUFFile", "Metadata", "TensorView", "Typed", "read", "write"],
+    "models": ["ARCHITECTURES", "Decoder", "DecoderConfig"],
+    "nn": ["PackedParam"],
+    "quantized_array": ["QuantizedArray"],
+    "tokenizers": ["Tokenizer"],
+    "tokenizers.from_file": ["tokenizer"],
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [  # noqa: RUF022 - by subject, as the documentation has them
+    "load", "save", "generate", "tokenizer", "bundled_model",
+    "read", "write", "GGUFFile", "TensorView", "Metadata", "Typed",
+    "QuantizedArray", "PackedParam", "GGMLType", "FileType", "BlockFormat", "FORMATS",
+    "Decoder", "DecoderConfig", "ARCHITECTURES",
+    "Engine", "SamplingParams", "Completion", "Tokenizer",
+    "GGUFJaxError", "GGUFError", "Unsupported",
+]  # fmt: skip
+
+try:
+    __version__ = version("gguf_jax")
+except PackageNotFoundError:  # run from a source tree that is not installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,42 @@
+"""`load`: a file's weights, its tokenizer and its metadata in one object."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from gguf_jax import checkpoint, gguf
+from gguf_jax.bundled import bundled_model
+from gguf_jax.errors import GGUFJaxError
+from gguf_jax.models import Decoder
+from gguf_jax.tokenizers import from_metadata
+
+
+class _NoTokenizer:
+    """Stands for a tokenizer that could not be made; says why when it is used. The weights are usable without."""
+
+    def __init__(self, reason: GGUFJaxError) -> None:
+        self._reason = reason
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # protocols that Python and flax probe for
+            raise AttributeError(name)
+        raise GGUFJaxError(f"this model has no usable tokenizer: {self._reason}")
+
+
+def load(file: str | os.PathLike[str] | gguf.GGUFFile | None = None, **options: Any) -> Decoder:
+    """The model of a GGUF file: weights packed as in the file, with `.config`, `.metadata` and `.tokenizer`.
+
+    Args:
+        file: a path or an open file; default: the bundled model.
+        options: as `gguf_jax.checkpoint.load` takes them (`placement`, `ignore`, `on_tensor`).
+
+    Raises:
+        GGUFError: as `gguf_jax.checkpoint.load`. A tokenizer that cannot be made is an error only when it is used.
+    """
+    model = checkpoint.load(bundled_model() if file is None else file, **options)
+    try:
+        model.tokenizer = from_metadata(model.metadata)
+    except GGUFJaxError as error:
+        model.tokenizer = _NoTokenizer(error)
+    return model

@@ -1,0 +1,81 @@
+"""The program `gguf-jax`: its commands, and how errors end it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from gguf_jax import __version__
+from gguf_jax.bundled import bundled_model
+from gguf_jax.cli import options
+from gguf_jax.cli.chat import chat
+from gguf_jax.cli.run import run
+from gguf_jax.cli.tokenize import tokenize
+from gguf_jax.errors import GGUFJaxError
+
+app = typer.Typer(
+    name="gguf-jax",
+    help="Run and look into GGUF models in JAX, their weights packed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(run)
+app.command()(chat)
+app.command()(tokenize)
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="GGUF file, or http(s):// or hf:// address (only its header is fetched)."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Print long values whole.")] = False,
+    tensors: Annotated[bool, typer.Option("--tensors/--no-tensors", help="List every tensor.")] = True,
+    debug: options.Debug = False,
+) -> None:
+    """Show a file's metadata, tensors, types, sizes and bits per weight."""
+    from gguf_jax.cli.inspect import inspect as show
+
+    show(str(bundled_model()) if model is None else model, as_json=as_json, full=full, tensors=tensors)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def main() -> None:
+    """Entry point: user errors are one line on stderr and status 1; `--debug` lets the traceback through."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        status = app(standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(status if isinstance(status, int) else 0)
+    except GGUFJaxError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print(file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # the reader of our output went away: nothing is wrong, and Python must not complain at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
