@@ -1,0 +1,150 @@
+"""The engine: what it generates is what recomputing from scratch gives, whatever the batch, the chunks or the cache."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gguf_jax as gj
+from gguf_jax.generation import PromptTooLong, steps
+from gguf_jax.generation.timings import Timings
+from tests.support import small_model
+
+GREEDY = gj.SamplingParams.greedy()
+RNG = np.random.default_rng(0)
+PROMPTS = [RNG.integers(0, 97, n).tolist() for n in (5, 23, 1, 16)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model()
+
+
+def answers(engine, prompts, params, **options):
+    """Token lists, one a prompt."""
+    return np.array(list(engine.generate(prompts, params, **options))).T.tolist()
+
+
+def recomputed(model, prompt, count):
+    """Greedy tokens without a cache."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(int(jnp.argmax(model([tokens])[0, -1])))
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize("batch_size", [16, 32])
+def test_property_cached_is_recomputed(model, batch_size):
+    engine = gj.Engine(model, cache_dtype=jnp.float32, batch_size=batch_size)
+    for prompt in PROMPTS:
+        assert answers(engine, [prompt], [GREEDY], max_tokens=12) == [recomputed(model, prompt, 12)]
+
+
+@pytest.mark.parametrize("cache_dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
+def test_property_batch_is_each_alone(model, cache_dtype):
+    params = [
+        gj.SamplingParams(seed=s, top_k=k, temperature=t)
+        for s, k, t in [(1, 20, 1.0), (2, 0, 0.7), (3, 5, 0.0), (1, 40, 2.0)]
+    ]
+    together = answers(gj.Engine(model, cache_dtype=cache_dtype, batch_size=16), PROMPTS, params, max_tokens=10)
+    for prompt, each, expected in zip(PROMPTS, params, together, strict=True):
+        alone = answers(gj.Engine(model, cache_dtype=cache_dtype, batch_size=16), [prompt], [each], max_tokens=10)
+        assert alone == [expected]
+    assert together[0] != together[3][: len(together[0])]
+
+
+def test_property_reusing_the_cache_changes_nothing(model):
+    engine = gj.Engine(model, cache_dtype=jnp.float32)
+    first = answers(engine, [PROMPTS[0]], [GREEDY], max_tokens=8)[0]
+    for longer in (PROMPTS[0] + first + [3, 4], PROMPTS[0][:3] + [9], PROMPTS[0][:3] + [9]):
+        timings = Timings()
+        again = answers(engine, [longer], [GREEDY], max_tokens=8, timings=timings)
+        assert again == answers(gj.Engine(model, cache_dtype=jnp.float32), [longer], [GREEDY], max_tokens=8)
+        assert timings.reused_tokens + timings.prefill_tokens == len(longer)
+        assert timings.reused_tokens > 0
+
+
+def test_reuse_after_an_abandoned_answer(model):
+    engine = gj.Engine(model, cache_dtype=jnp.float32)
+    for i, ids in enumerate(engine.generate([PROMPTS[0]], [GREEDY], max_tokens=20)):
+        if i == 3:
+            break
+    assert ids
+    assert answers(engine, [PROMPTS[0]], [GREEDY], max_tokens=12) == [recomputed(model, PROMPTS[0], 12)]
+
+
+def test_the_context_ends_an_answer(model):
+    engine = gj.Engine(model, ctx_size=24)
+    out = answers(engine, [PROMPTS[0], PROMPTS[1]], [GREEDY, GREEDY])
+    assert [sum(token >= 0 for token in answer) for answer in out] == [24 - 5, 24 - 23]
+    assert out[1][1:] == [-1] * 18
+    assert out[0] == answers(gj.Engine(model, ctx_size=24), [PROMPTS[0]], [GREEDY])[0]
+
+
+def test_steady_state_compiles_nothing(model):
+    engine = gj.Engine(model)
+    answers(engine, [PROMPTS[0]], [GREEDY], max_tokens=4)
+    sizes = steps.prefill._cache_size(), steps.decode._cache_size(), steps.first._cache_size()
+    timings = Timings()
+    answers(gj.Engine(model), [PROMPTS[3]], [GREEDY], max_tokens=30, timings=timings)
+    assert (steps.prefill._cache_size(), steps.decode._cache_size(), steps.first._cache_size()) == sizes
+    assert timings.compile_s == 0
+
+
+def test_the_cache_is_donated(model):
+    engine = gj.Engine(model)
+    answers(engine, [PROMPTS[0]], [GREEDY], max_tokens=2)
+    before = engine._cache
+    pointers = [buffer.unsafe_buffer_pointer() for buffer in jax.tree.leaves(before)]
+    answers(engine, [PROMPTS[0]], [GREEDY], max_tokens=4)
+    assert all(buffer.is_deleted() for buffer in jax.tree.leaves(before))
+    assert [buffer.unsafe_buffer_pointer() for buffer in jax.tree.leaves(engine._cache)] == pointers
+
+
+def test_models_of_one_structure_share_programs(model):
+    one, _ = steps.split(model)
+    two, _ = steps.split(small_model(seed=5))
+    three, _ = steps.split(small_model(tied_output=True))
+    assert one == two
+    assert hash(one) == hash(two)
+    assert one != three
+
+
+def test_activations_in_bfloat16(model):
+    out = answers(gj.Engine(model, dtype=jnp.bfloat16), [PROMPTS[0]], [GREEDY], max_tokens=5)
+    assert len(out[0]) == 5
+
+
+class TestBadInput:
+    def test_a_prompt_beyond_the_context_names_both_lengths(self, model):
+        with pytest.raises(PromptTooLong, match=r"expected at most 15 tokens \(the context holds 16.*found 16"):
+            answers(gj.Engine(model, ctx_size=16), [PROMPTS[3]], [GREEDY])
+
+    @pytest.mark.parametrize(
+        ("prompts", "message"),
+        [
+            ([], "expected at least one"),
+            ([[]], "expected at least one token, found none"),
+            ([[97]], "expected token ids from 0 to 96, found 97"),
+            ([[3, -1]], "expected token ids from 0 to 96, found -1"),
+        ],
+    )
+    def test_prompts(self, model, prompts, message):
+        with pytest.raises(gj.GGUFJaxError, match=message):
+            answers(gj.Engine(model), prompts, [GREEDY] * len(prompts))
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"ctx_size": 0}, "ctx_size: expected at least 1, found 0"),
+            ({"batch_size": 0}, "batch_size: expected at least 1, found 0"),
+            ({"cache_dtype": jnp.int8}, "cache_dtype: expected float32, float16 or bfloat16, found int8"),
+        ],
+    )
+    def test_options(self, model, options, message):
+        with pytest.raises(gj.GGUFJaxError, match=message):
+            gj.Engine(model, **options)
+
+    def test_max_tokens(self, model):
+        with pytest.raises(gj.GGUFJaxError, match="max_tokens: expected at least 1, found 0"):
+            answers(gj.Engine(model), [[1]], [GREEDY], max_tokens=0)
