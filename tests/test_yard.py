@@ -70,3 +70,15 @@ def test_installed_version_is_that_of_pyproject():
     if not list(importlib.metadata.distributions(name="gguf_jax")):
         pytest.skip("run from a source tree that is not installed; `make test` installs it")
     assert gguf_jax.__version__ == PYPROJECT["project"]["version"]
+
+
+def test_the_readmes_table_of_types_is_the_codes():
+    from gguf_jax.formats import FORMATS
+
+    readme = (ROOT / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([A-Z0-9_]+) \| (\d+) \| (\d+) \| (\d+) \| ([\d.]+) \|$", readme, re.MULTILINE)
+    expected = [
+        (type.name, str(int(type)), str(f.block_size), str(f.bytes_per_block), f"{f.bits_per_weight:g}")
+        for type, f in FORMATS.items()
+    ]
+    assert rows == expected

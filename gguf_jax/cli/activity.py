@@ -46,4 +46,5 @@ class Activity:
         self._timer.cancel()
         if self._timer.ident is not None and self._timer is not threading.current_thread():
             self._timer.join()  # else it could start the bar after we stop it
-        self._progress.stop()
+        if self._progress.live.is_started:  # stopping one that never started prints an empty line
+            self._progress.stop()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from gguf_jax import __version__
@@ -54,27 +52,14 @@ def version() -> None:
 
 
 def main() -> None:
-    """Entry point: user errors are one line on stderr and status 1; `--debug` lets the traceback through."""
-    debug = "--debug" in sys.argv[1:]
+    """Entry point. An error of the user's is one line on stderr and status 1; `--debug` lets the traceback through."""
     try:
-        status = app(standalone_mode=False)
-        sys.stdout.flush()
-        sys.exit(status if isinstance(status, int) else 0)
+        app()
     except GGUFJaxError as error:
-        if debug:
+        if "--debug" in sys.argv[1:]:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        print(file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        # the reader of our output went away: nothing is wrong, and Python must not complain at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 if __name__ == "__main__":

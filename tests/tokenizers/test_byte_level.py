@@ -105,3 +105,17 @@ def test_bytes_of_tokens():
     # Added tokens are as they are, even if the file calls them normal.
     assert with_tokens("tiny_bpe", "你好 ", kind=1).token_bytes(len(texts)) == "你好 ".encode()
     assert model.token_text(texts.index("Ġ")) == "Ġ"
+
+
+def test_of_merges_that_are_there_twice_the_first_counts():
+    merges = metadata("tiny_bpe")[P + "merges"]
+    twice = from_metadata(metadata("tiny_bpe", merges=[*merges, *reversed(merges)]))
+    assert twice.encode(TEXT) == tokenizer("tiny_bpe").encode(TEXT)
+
+
+def test_a_text_that_the_patterns_cannot_cut_is_an_error():
+    # Oniguruma gives up after ten million steps back.
+    model = from_metadata(metadata("tiny_bpe", pre="llama-bpe", merges=[]))
+    with pytest.raises(GGUFJaxError, match=r"^text of 10000001 characters: the tokenizer gave up: .*retry-limit"):
+        model.encode(" " * 10_000_001)
+    assert model.decode(model.encode("a lamp")) == "<|endoftext|>a lamp"

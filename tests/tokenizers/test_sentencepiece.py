@@ -103,6 +103,12 @@ def test_spaces():
     assert model.encode("") == [1]
 
 
+def test_the_mark_of_a_space_is_a_space():
+    model = tokenizer("tiny_spm")
+    assert model.encode("a▁b") == model.encode("a b")
+    assert model.decode(model.encode("a▁b", add_special=False)) == "a b"
+
+
 def test_every_stretch_after_a_special_token_begins_with_a_space():
     model = tokenizer("tiny_spm")
     ids = model.encode("a<tool>b</s>c", add_special=False, parse_special=True)
