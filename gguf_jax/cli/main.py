@@ -37,12 +37,15 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Print long values whole.")] = False,
     tensors: Annotated[bool, typer.Option("--tensors/--no-tensors", help="List every tensor.")] = True,
+    metadata_only: Annotated[bool, typer.Option("--metadata-only", help="Nothing about tensors.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse what the specification forbids.")] = False,
     debug: options.Debug = False,
 ) -> None:
     """Show a file's metadata, tensors, types, sizes and bits per weight."""
     from gguf_jax.cli.inspect import inspect as show
 
-    show(str(bundled_model()) if model is None else model, as_json=as_json, full=full, tensors=tensors)
+    address = str(bundled_model()) if model is None else model
+    show(address, as_json=as_json, full=full, tensors=tensors, metadata_only=metadata_only, strict=strict)
 
 
 @app.command()

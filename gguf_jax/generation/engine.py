@@ -109,32 +109,36 @@ class Engine:
         tokens.block_until_ready()
         timings.prefill_s += watch.lap()
         positions = jnp.asarray(lengths, jnp.int32)
-        for i in range(count):
-            following = tokens
-            if i + 1 < count:  # dispatched before this token is read, so that the device does not wait for the host
-                span = self._span(max(lengths) + i + 1)
-                cache, self._cache = self._cache, None  # donated: until the call returns nobody may read it
-                following, positions, self._cache, sampler = watch.call(
-                    steps.decode,
-                    self._leaves,
-                    tokens,
-                    positions,
-                    cache,
-                    sampler,
-                    spec=self._spec,
-                    plan=plan,
-                    span=span,
-                )
-            ids = [int(t) for t in np.asarray(tokens)]
-            if i > 0:
-                timings.decode_s += watch.lap()
-                timings.decode_tokens += len(ids)
-            if i + 1 < count:
-                for held, token in zip(self._held, ids, strict=True):
-                    held.append(token)
-            tokens = following
-            yield [token if i < left else -1 for token, left in zip(ids, room, strict=True)]
-            watch.lap()  # what the caller did meanwhile is not decoding
+        try:
+            for i in range(count):
+                following = tokens
+                if i + 1 < count:  # dispatched before this token is read, so that the device does not wait for the host
+                    span = self._span(max(lengths) + i + 1)
+                    cache, self._cache = self._cache, None  # donated: until the call returns nobody may read it
+                    following, positions, self._cache, sampler = watch.call(
+                        steps.decode,
+                        self._leaves,
+                        tokens,
+                        positions,
+                        cache,
+                        sampler,
+                        spec=self._spec,
+                        plan=plan,
+                        span=span,
+                    )
+                ids = [int(t) for t in np.asarray(tokens)]
+                if i > 0:
+                    timings.decode_s += watch.lap()
+                    timings.decode_tokens += len(ids)
+                if i + 1 < count:
+                    for held, token in zip(self._held, ids, strict=True):
+                        held.append(token)
+                tokens = following
+                yield [token if i < left else -1 for token, left in zip(ids, room, strict=True)]
+                watch.lap()  # what the caller did meanwhile is not decoding
+        finally:
+            # a step may still be running when the caller has had enough; a process that ends meanwhile would crash
+            jax.block_until_ready(self._cache)
 
     def _check(
         self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], max_tokens: int | None

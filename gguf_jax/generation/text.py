@@ -24,7 +24,9 @@ class TextCodec(Protocol):
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]: ...
 
-    def stream(self, *, skip_special: bool = False) -> Any: ...
+    def stream(self, *, skip_special: bool = False, at_start: bool = True) -> Any: ...
+
+    def is_control(self, token: int) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,19 @@ class Completion:
 class _Answer:
     """One answer in the making: detokenizes, watches for stop strings and the end."""
 
-    def __init__(self, index: int, tokenizer: TextCodec, stop: Sequence[str], left: int, eog: frozenset[int]) -> None:
+    def __init__(
+        self,
+        index: int,
+        tokenizer: TextCodec,
+        prompt: Sequence[int],
+        stop: Sequence[str],
+        left: int,
+        eog: frozenset[int],
+    ) -> None:
         self.index, self.left, self.eog = index, left, eog
-        self.detokenizer = tokenizer.stream(skip_special=True)
+        # a space before the first word belongs to the answer, unless there is no text before it
+        at_start = all(tokenizer.is_control(token) for token in prompt)
+        self.detokenizer = tokenizer.stream(skip_special=True, at_start=at_start)
         self.finder = StopFinder(stop)
         self.done = False
 
@@ -96,7 +108,10 @@ def pieces(
     """
     eog = frozenset() if ignore_eog else tokenizer.eog_ids
     room = [min(max_tokens or engine.ctx_size, engine.ctx_size - len(prompt)) for prompt in prompts]
-    answers = [_Answer(i, tokenizer, stop, left, eog) for i, left in enumerate(room)]
+    answers = [
+        _Answer(i, tokenizer, prompt, stop, left, eog)
+        for i, (prompt, left) in enumerate(zip(prompts, room, strict=True))
+    ]
     for ids in engine.generate(prompts, params, max_tokens=max_tokens, timings=timings):
         for answer, token in zip(answers, ids, strict=True):
             if not answer.done:

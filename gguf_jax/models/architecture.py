@@ -56,6 +56,14 @@ def _windows(keys: Keys, block_count: int) -> tuple[int | None, ...]:
     return tuple(window if slides else None for slides in pattern)
 
 
+def _agree(keys: Keys, name: str, found: int, shapes: Shapes, tensor: str, axis: int) -> None:
+    """GGUFError unless a length in the metadata is that of the tensor it sizes (a missing tensor is named later)."""
+    shape = shapes.get(tensor)
+    if shape is not None and (len(shape) != 2 or shape[axis] != found):
+        expected = shape[axis] if len(shape) == 2 else "a matrix"
+        raise GGUFError(f"{keys.architecture}.{name}: expected {expected} as in {tensor} {list(shape)}, found {found}")
+
+
 def dense(keys: Keys, shapes: Shapes, *, pairing: RopePairing, qk_norm: bool = False) -> DecoderConfig:
     """A decoder of pre-norm blocks: grouped-query attention with RoPE, then a gated SiLU feed-forward.
 
@@ -81,13 +89,19 @@ def dense(keys: Keys, shapes: Shapes, *, pairing: RopePairing, qk_norm: bool = F
     key_length = keys.integer("attention.key_length", max(1, embedding_length // head_count))
     value_length = keys.integer("attention.value_length", max(1, embedding_length // head_count))
     context_length = keys.integer("context_length")
+    feed_forward_length = keys.integer("feed_forward_length")
+    # the lengths that size everything must be the tensors' own before anything is built from them
+    _agree(keys, "embedding_length", embedding_length, shapes, "token_embd.weight", 1)
+    _agree(keys, "feed_forward_length", feed_forward_length, shapes, "blk.0.ffn_up.weight", 0)
+    _agree(keys, "attention.head_count x key_length", head_count * key_length, shapes, "blk.0.attn_q.weight", 0)
+    _agree(keys, "attention.head_count x value_length", head_count * value_length, shapes, "blk.0.attn_output.weight", 1)
     return DecoderConfig(
         architecture=keys.architecture,
         vocab_size=shapes["token_embd.weight"][0],
         context_length=context_length,
         block_count=block_count,
         embedding_length=embedding_length,
-        feed_forward_length=keys.integer("feed_forward_length"),
+        feed_forward_length=feed_forward_length,
         head_count=head_count,
         head_count_kv=head_count_kv,
         key_length=key_length,

@@ -111,7 +111,7 @@ def test_tokenize(folder):
 
 def test_inspect_without_a_model_is_the_bundled_one(folder):
     summary = json.loads(gguf_jax("inspect", "--json", cwd=folder).stdout)
-    assert summary["metadata"]["general.name"] == "prose-23m"
+    assert summary["metadata"]["general.name"]["value"] == "prose-23m"
 
 
 def test_light_commands_import_no_jax(folder):

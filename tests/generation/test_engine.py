@@ -26,10 +26,11 @@ def answers(engine, prompts, params, **options):
 
 
 def recomputed(model, prompt, count):
-    """Greedy tokens without a cache."""
+    """Greedy tokens without a cache; what stands behind a token cannot change its logits, so one length serves all."""
     tokens = list(prompt)
     for _ in range(count):
-        tokens.append(int(jnp.argmax(model([tokens])[0, -1])))
+        logits = model([tokens + [0] * (64 - len(tokens))])
+        tokens.append(int(jnp.argmax(logits[0, len(tokens) - 1])))
     return tokens[len(prompt) :]
 
 

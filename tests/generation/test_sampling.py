@@ -185,15 +185,13 @@ def check_adjusted(logits, sampler, params, histories):
     for row, log_p, p, history in zip(logits.astype(np.float64), np.asarray(found), params, histories, strict=True):
         adjusted = reference.adjust(row, p, history)
         expected, error = reference.log_distribution(adjusted, reference.best_first(adjusted), 1.0)
-        # Bias, division or product, count * frequency, + presence, difference: each rounds a number below this size.
-        size = (
-            np.abs(adjusted[np.isfinite(adjusted)]).max()
-            + np.abs(row).max()
-            + np.abs(expected[np.isfinite(expected)]).max()
-        )
         finite = np.isfinite(expected)
         np.testing.assert_array_equal(np.isfinite(log_p), finite)
-        assert (np.abs(log_p[finite] - expected[finite]) <= (error + 2 * 5 * reference.EPS * size)[finite]).all()
+        # Bias, division or product, count * frequency, + presence, difference: five halves of an eps of this size, in
+        # the token's own logit and in the normalizer.
+        size = max(np.abs(x[finite]).max() for x in (row, adjusted, expected))
+        size += np.abs(adjusted[finite] - row[finite]).max()
+        assert (np.abs(log_p[finite] - expected[finite]) <= error[finite] + 5 * reference.EPS * size).all()
 
 
 @pytest.mark.parametrize("penalty", PENALTIES, ids=str)

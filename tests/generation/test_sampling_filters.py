@@ -168,6 +168,7 @@ def distribution(logits, params, plan=None):
         (WIDE, {}),
         (WIDE, {"temperature": 0.3, "top_k": 900}),
         (WIDE, {"temperature": 1.7, "top_k": 1500, "top_p": 0.99}),
+        (WIDE, {"top_k": 1500, "top_p": 0.05}),  # few enough for the list, but not a share of the whole
         (WIDE, {"top_k": 0}),
         (WIDE, {"top_k": 0, "min_p": 0.0}),
         (WIDE, {"temperature": 2.5, "top_k": 0, "min_p": 0.0, "top_p": 1.0}),

@@ -57,13 +57,14 @@ def test_an_end_of_text_token_ends_the_answer(model, engine):
     assert len(gj.generate(model, PROMPT, ignore_eog=True, **forced).tokens) == 24
 
 
-def test_several_prompts_are_answered_as_each_alone(model):
+def test_several_prompts_are_answered_as_each_alone(model, engine):
     prompts = [PROMPT, "Once upon a time there was", [0, 40, 471, 79]]
-    together = gj.generate(model, prompts, max_tokens=8, seed=3)
+    three = gj.Engine(model, ctx_size=256)
+    together = gj.generate(model, prompts, max_tokens=8, seed=3, engine=three)
     for prompt, answer in zip(prompts, together, strict=True):
-        (alone,) = gj.generate(model, [prompt], max_tokens=8, seed=3)
+        (alone,) = gj.generate(model, [prompt], max_tokens=8, seed=3, engine=engine)
         assert (alone.tokens, alone.text) == (answer.tokens, answer.text)
-    streamed = list(gj.generate(model, prompts, max_tokens=8, seed=3, stream=True))
+    streamed = list(gj.generate(model, prompts, max_tokens=8, seed=3, stream=True, engine=three))
     assert all(isinstance(piece, Piece) for piece in streamed)
     for i, answer in enumerate(together):
         assert "".join(piece.text for piece in streamed if piece.index == i) == answer.text

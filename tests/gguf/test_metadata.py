@@ -7,7 +7,8 @@ import pytest
 
 from gguf_jax.errors import GGUFError
 from gguf_jax.formats.ggml_type import FileType
-from gguf_jax.gguf import ArrayOf, Metadata, StringArray, Typed, ValueType
+from gguf_jax.gguf import ArrayOf, Metadata, StringArray, Typed, ValueType, read, write
+from tests.gguf.craft import ARRAY, Craft
 
 INFERRED = [
     (True, ValueType.BOOL),
@@ -125,6 +126,17 @@ def test_updated_keeps_types_and_order():
     assert after.types["c"] == ArrayOf(ValueType.STRING)
     assert dict(before) == {"a": 1, "b": 2, "c": []}
     assert Metadata(before).types == before.types
+
+
+def test_updated_takes_what_the_reader_made(stored):
+    """An empty array of arrays has no type that its value would tell."""
+    craft = Craft()
+    empty = craft.array(ARRAY, [])
+    path = stored(craft.add("empty", ARRAY, empty).add("nested", ARRAY, craft.array(ARRAY, [empty])).file())
+    metadata = read(path).metadata.updated({"a": 1})
+    assert dict(metadata) == {"empty": [], "nested": [[]], "a": 1}
+    write(path, metadata, {})
+    assert dict(read(path).metadata) == dict(metadata)
 
 
 def test_string_array():

@@ -230,7 +230,7 @@ values = st.one_of(scalars, arrays, nested)
 keys = st.text(min_size=1).filter(lambda key: key != "general.alignment")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     metadata=st.dictionaries(keys, values, max_size=8),
     shapes=st.lists(st.lists(st.integers(0, 5), max_size=4).map(tuple), max_size=4),
