@@ -7,7 +7,9 @@ the softmax). The noise is a function of (seed, step, token id) alone, so neithe
 batch, nor the length of the candidate list can change what a slot draws.
 
 The whole vocabulary is looked at once, for the best few: a slot without top-k draws from its best `WHOLE_LIST` tokens
-when top-p and min-p keep no more than those, and only else from all (`lax.cond`).
+when top-p and min-p keep no more than those, and only else from all (`lax.cond`). Such a slot needs sums over the
+vocabulary, whose order XLA chooses by shape: there a token at the very edge of top-p (by a float32 rounding) may be in
+for one batch size and out for another. The sums of a slot with top_k up to 1024 have a fixed order.
 """
 
 from __future__ import annotations
