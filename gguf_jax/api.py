@@ -36,7 +36,7 @@ def load(file: str | os.PathLike[str] | gguf.GGUFFile | None = None, **options: 
     """
     model = checkpoint.load(bundled_model() if file is None else file, **options)
     try:
-        model.tokenizer = from_metadata(model.metadata)
+        model.companions.tokenizer = from_metadata(model.metadata or {})
     except GGUFJaxError as error:
-        model.tokenizer = _NoTokenizer(error)
+        model.companions.tokenizer = _NoTokenizer(error)
     return model

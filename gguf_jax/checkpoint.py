@@ -80,7 +80,7 @@ def _load(
     except GGUFJaxError as error:
         message = str(error)
         raise type(error)(message if message.startswith(file.path) else f"{file.path}: {message}") from None
-    model.metadata = file.metadata
+    model.companions.metadata = file.metadata
     return model
 
 
@@ -89,7 +89,7 @@ def _slots(model: Decoder) -> Iterator[tuple[str, tuple[nnx.Module, str, tuple[i
     for path, each in nnx.to_flat_state(nnx.state(model)):
         module: Any = model
         for step in path[:-1]:
-            module = module[step] if isinstance(step, int) else getattr(module, step)
+            module = module[step] if isinstance(step, int) else getattr(module, str(step))
         yield ".".join(map(str, path)), (module, str(path[-1]), tuple(each.get_value().shape))
 
 
@@ -152,7 +152,7 @@ def save(model: Decoder, path: str | os.PathLike[str], metadata: Mapping[str, An
     `metadata`: default, what the model was loaded with. The file is complete or not there at all.
     """
     if metadata is None:
-        metadata = getattr(model, "metadata", None)
+        metadata = model.metadata
     if metadata is None:
         raise GGUFJaxError(f"{os.fspath(path)}: expected metadata, since this model was not loaded from a file")
     gguf.write(path, metadata, tensors_of(model))

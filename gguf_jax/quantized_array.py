@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ class QuantizedArray:
     shardings and sentinels as leaves.
     """
 
-    planes: Mapping[str, jax.Array]
+    planes: Mapping[str, Any]
     type: GGMLType = field(metadata=dict(static=True))
 
     @property

@@ -42,27 +42,27 @@ def write_small(path, *, drop=(), add=None, metadata=None, **changes):
     return path
 
 
-class TestGolden:
-    """The peer's logits and greedy tokens, float32 cache: `shared/golden/logits`."""
+@pytest.fixture(scope="module", params=GOLDEN)
+def golden_case(request, shared):
+    """The peer's logits and greedy tokens, float32 cache, and the model they came from."""
+    model = gj.load(shared / "models" / GOLDEN[request.param])
+    with np.load(shared / "golden" / "logits" / f"{request.param}.npz") as golden:
+        return model, {name: golden[name] for name in golden.files}
 
-    @pytest.fixture(scope="class", params=GOLDEN)
-    def case(self, request, shared):
-        model = gj.load(shared / "models" / GOLDEN[request.param])
-        with np.load(shared / "golden" / "logits" / f"{request.param}.npz") as golden:
-            return model, {name: golden[name] for name in golden.files}
 
-    def test_exact_logits(self, case):
-        model, golden = case
-        logits = np.asarray(model(golden["tokens"][None]))[0]
-        assert np.abs(logits - golden["logits"]).max() <= 2e-5 * np.abs(golden["logits"]).max()
+def test_exact_logits(golden_case):
+    model, golden = golden_case
+    logits = np.asarray(model(golden["tokens"][None]))[0]
+    assert np.abs(logits - golden["logits"]).max() <= 2e-5 * np.abs(golden["logits"]).max()
 
-    @pytest.mark.parametrize("batch_size", [16, 512])
-    def test_exact_greedy_tokens(self, case, batch_size):
-        model, golden = case
-        engine = gj.Engine(model, cache_dtype=jnp.float32, batch_size=batch_size)
-        prompt = golden["tokens"][:16].tolist()
-        steps = engine.generate([prompt], [gj.SamplingParams.greedy()], max_tokens=64)
-        assert [ids[0] for ids in steps] == golden["greedy"].tolist()
+
+@pytest.mark.parametrize("batch_size", [16, 512])
+def test_exact_greedy_tokens(golden_case, batch_size):
+    model, golden = golden_case
+    engine = gj.Engine(model, cache_dtype=jnp.float32, batch_size=batch_size)
+    prompt = golden["tokens"][:16].tolist()
+    steps = engine.generate([prompt], [gj.SamplingParams.greedy()], max_tokens=64)
+    assert [ids[0] for ids in steps] == golden["greedy"].tolist()
 
 
 def test_exact_greedy_tokens_of_the_bundled_model(shared):
@@ -85,7 +85,11 @@ def test_exact_weights_of_the_bundled_model(bundled):
             assert (blocks.reshape(-1) == view.blocks().reshape(-1)).all()
     w = model.blk[0].attn_q.weight
     assert isinstance(w, PackedParam)
-    assert (w.get_value().shape, w.get_value().type, w.get_value().bits_per_weight) == ((512, 512), gj.GGMLType.Q4_K, 4.5)
+    assert (w.get_value().shape, w.get_value().type, w.get_value().bits_per_weight) == (
+        (512, 512),
+        gj.GGMLType.Q4_K,
+        4.5,
+    )
     assert model.config.vocab_size == 4096
     assert model.metadata["general.name"] == "prose-23m"  # the file is closed by now
 
@@ -148,9 +152,7 @@ def test_float_types_keep_their_dtype(tmp_path):
     rng = np.random.default_rng(0)
     half = rng.standard_normal((32, 32)).astype(np.float16)
     brain = jnp.asarray(rng.standard_normal((16, 32)), jnp.bfloat16)
-    path = write_small(
-        tmp_path / "m.gguf", add={"blk.0.attn_q.weight": half, "blk.0.attn_k.weight": np.asarray(brain)}
-    )
+    path = write_small(tmp_path / "m.gguf", add={"blk.0.attn_q.weight": half, "blk.0.attn_k.weight": np.asarray(brain)})
     model = gj.load(path)
     q, k = model.blk[0].attn_q.weight, model.blk[0].attn_k.weight
     assert isinstance(q, nnx.Param)
@@ -197,7 +199,11 @@ def test_peak_memory_of_load(tmp_path):
     metadata |= {"llama.feed_forward_length": rows, "llama.attention.key_length": 8, "llama.attention.value_length": 8}
     q8 = gj.GGMLType.Q8_0
     up, down = random_blocks(q8, rows, columns=columns), random_blocks(q8, columns, columns=rows)
-    one, q, k = np.ones(columns, np.float32), random_blocks(q8, 32, columns=columns), random_blocks(q8, 16, columns=columns)
+    one, q, k = (
+        np.ones(columns, np.float32),
+        random_blocks(q8, 32, columns=columns),
+        random_blocks(q8, 16, columns=columns),
+    )
     tensors = {"token_embd.weight": (q8, random_blocks(q8, 97, columns=columns)), "output_norm.weight": one}
     for n in range(blocks):
         blk = f"blk.{n}"
@@ -205,13 +211,17 @@ def test_peak_memory_of_load(tmp_path):
         tensors |= {f"{blk}.attn_k.weight": (q8, k), f"{blk}.attn_v.weight": (q8, k)}
         tensors |= {f"{blk}.attn_output.weight": (q8, random_blocks(q8, columns, columns=32))}
         tensors |= {f"{blk}.ffn_up.weight": (q8, up), f"{blk}.ffn_down.weight": (q8, down)}
-        tensors |= {f"{blk}.ffn_gate.weight": np.zeros((rows, columns), np.float16)} if n < 2 else {
-            f"{blk}.ffn_gate.weight": (gj.GGMLType.Q4_0, random_blocks(gj.GGMLType.Q4_0, rows, columns=columns))
-        }
+        tensors |= (
+            {f"{blk}.ffn_gate.weight": np.zeros((rows, columns), np.float16)}
+            if n < 2
+            else {f"{blk}.ffn_gate.weight": (gj.GGMLType.Q4_0, random_blocks(gj.GGMLType.Q4_0, rows, columns=columns))}
+        )
     gj.write(path, metadata, tensors)
     size = path.stat().st_size
     assert size > 1.2e9
-    done = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True, env=os.environ)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True, env=os.environ
+    )
     assert int(done.stdout) <= size * 1.3 + 700e6
 
 
@@ -221,7 +231,11 @@ class TestBadFiles:
     @pytest.mark.parametrize(
         ("key", "value", "message"),
         [
-            ("general.architecture", "llamas", "expected one of llama, qwen2, qwen3, found 'llamas' .*nearest is llama"),
+            (
+                "general.architecture",
+                "llamas",
+                "expected one of llama, qwen2, qwen3, found 'llamas' .*nearest is llama",
+            ),
             ("general.architecture", 3, "general.architecture: expected a string, found 3"),
             ("llama.block_count", 0, "llama.block_count: expected an integer from 1 to"),
             ("llama.block_count", 2**31, "llama.block_count: expected an integer from 1 to"),
@@ -232,7 +246,11 @@ class TestBadFiles:
             ("llama.attention.head_count", 2**30, "llama.attention.head_count"),
             ("llama.attention.head_count", 3, "llama.attention.head_count_kv: expected a divisor of 3 heads, found 2"),
             ("llama.attention.key_length", 9, "expected 32 .*found 36"),
-            ("llama.attention.layer_norm_rms_epsilon", float("nan"), "expected a finite number of at least 0, found nan"),
+            (
+                "llama.attention.layer_norm_rms_epsilon",
+                float("nan"),
+                "expected a finite number of at least 0, found nan",
+            ),
             ("llama.rope.dimension_count", 7, "llama.rope.dimension_count: expected an even number, found 7"),
             ("llama.rope.dimension_count", 64, "llama.rope.dimension_count: expected an integer from 2 to 8, found 64"),
             ("llama.rope.scaling.type", "magic", "expected one of none, linear, yarn, found 'magic'"),
@@ -252,10 +270,8 @@ class TestBadFiles:
     def test_missing_key(self, tmp_path, key):
         tensors = checkpoint.tensors_of(small_model())
         gj.write(tmp_path / "bad.gguf", {k: v for k, v in METADATA.items() if k != key}, tensors)
-        if key == "llama.attention.head_count_kv":  # then as many as heads
-            expected = "blk.0.attn_k.weight"
-        else:
-            expected = key
+        # without it there are as many groups as heads
+        expected = "blk.0.attn_k.weight" if key == "llama.attention.head_count_kv" else key
         with pytest.raises(gj.GGUFError, match=rf"bad\.gguf: .*{expected}"):
             gj.load(tmp_path / "bad.gguf")
 
@@ -288,7 +304,7 @@ class TestBadFiles:
     def test_no_tokenizer_is_an_error_only_when_used(self, tmp_path):
         model = gj.load(write_small(tmp_path / "m.gguf"))
         assert model([[1, 2]]).shape == (1, 2, 97)
-        with pytest.raises(gj.GGUFJaxError, match="no usable tokenizer: .*tokenizer.ggml.model"):
+        with pytest.raises(gj.GGUFJaxError, match=r"no usable tokenizer: .*tokenizer\.ggml\.model"):
             gj.generate(model, "text")
 
     def test_timings_add_up(self, tmp_path):

@@ -79,7 +79,8 @@ for type in QUANTIZED:
         y = np.asarray(jax.jit(ops.linear)(x, placed))
         size = np.abs(np.asarray(x)) @ np.abs(whole).T
         assert (np.abs(y - alone) <= 2 * np.finfo(np.float32).eps * w.shape[1] * size).all(), type
-    mapped = jax.shard_map(lambda x, w: ops.linear(x, w), mesh=mesh, in_specs=(P(), P("x", None)), out_specs=P(None, "x"))
+    specs = dict(in_specs=(P(), P("x", None)), out_specs=P(None, "x"))
+    mapped = jax.shard_map(lambda x, w: ops.linear(x, w), mesh=mesh, **specs)
     y = np.asarray(jax.jit(mapped)(x, jax.device_put(w, NamedSharding(mesh, P("x", None)))))
     assert (np.abs(y - alone) <= 2 * np.finfo(np.float32).eps * w.shape[1] * size).all(), type
 print("sharded", len(QUANTIZED))

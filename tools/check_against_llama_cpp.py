@@ -109,9 +109,11 @@ def make(path: Path, architecture: str, changes: dict[str, Any], options: dict[s
 
 def peer(path: Path, tokens: list[int]) -> tuple[np.ndarray, list[int]]:
     """llama.cpp's logits `[T, vocab]` and 32 greedy tokens after the first 16."""
-    import llama_cpp
+    import llama_cpp  # pyright: ignore[reportMissingImports]
 
-    model = llama_cpp.Llama(str(path), n_ctx=CONTEXT, n_batch=CONTEXT, logits_all=True, verbose=False, type_k=0, type_v=0)
+    model = llama_cpp.Llama(
+        str(path), n_ctx=CONTEXT, n_batch=CONTEXT, logits_all=True, verbose=False, type_k=0, type_v=0
+    )
     model.eval(tokens)
     logits = np.array(model.scores[: len(tokens)], np.float32)
     model.reset()

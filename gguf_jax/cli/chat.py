@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -61,7 +61,9 @@ def chat(
 
     engine = Engine(decoder, ctx_size=ctx_size, batch_size=batch_size, cache_dtype=dtype)
     templated = decoder.tokenizer.chat_template is not None
-    talk: _Templated | _Plain = _Templated(decoder.tokenizer, system) if templated else _Plain(decoder.tokenizer, system)
+    talk: _Templated | _Plain = (
+        _Templated(decoder.tokenizer, system) if templated else _Plain(decoder.tokenizer, system)
+    )
     if not templated:
         print("This model has no chat template: what you write is continued as it stands.", file=sys.stderr)
     print(f"({HELP})", file=sys.stderr)
@@ -178,10 +180,8 @@ class _Plain:
 
 def _read() -> str | None:
     """A line from the user; None at the end of input or on Ctrl-C at the prompt."""
-    try:
+    with suppress(ImportError):
         import readline  # noqa: F401 - gives input() editing and history where the platform has it
-    except ImportError:
-        pass
     try:
         return input("> " if sys.stdin.isatty() else "")
     except (EOFError, KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -57,12 +58,21 @@ def version() -> None:
 def main() -> None:
     """Entry point. An error of the user's is one line on stderr and status 1; `--debug` lets the traceback through."""
     try:
-        app()
+        app(standalone_mode=True)
+        status = 0
+    except SystemExit as end:
+        status = end.code
     except GGUFJaxError as error:
         if "--debug" in sys.argv[1:]:
             raise
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        status = 1
+    if "jax" in sys.modules:
+        # Ctrl-C leaves XLA compiling in a thread of its own, and to take Python down under it is a segmentation fault
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status if isinstance(status, int) else 1)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

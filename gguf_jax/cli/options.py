@@ -46,7 +46,10 @@ _ENGINE = "Engine"
 CtxSize = Annotated[
     int | None,
     typer.Option(
-        "--ctx-size", "-c", help="Tokens of prompt and answer. Default: the model's, at most 4096.", rich_help_panel=_ENGINE
+        "--ctx-size",
+        "-c",
+        help="Tokens of prompt and answer. Default: the model's, at most 4096.",
+        rich_help_panel=_ENGINE,
     ),
 ]
 BatchSize = Annotated[

@@ -16,7 +16,9 @@ def tokenize(
     model: options.Model = None,
     text: Annotated[str | None, typer.Option("--prompt", "-p", help="Text; default: what stdin holds.")] = None,
     decode: Annotated[str | None, typer.Option("--decode", help="Ids to turn into text instead: '5 6 7'.")] = None,
-    special: Annotated[bool, typer.Option("--special/--no-special", help="Add BOS and EOS as the model has it.")] = True,
+    special: Annotated[
+        bool, typer.Option("--special/--no-special", help="Add BOS and EOS as the model has it.")
+    ] = True,
     parse_special: Annotated[
         bool, typer.Option("--parse-special/--no-parse-special", help="Recognise control tokens in the text.")
     ] = True,

@@ -10,7 +10,7 @@ import numpy as np
 
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.generation import steps
-from gguf_jax.generation.sampling import SamplingParams, make_sampler, plan_for, with_prompt
+from gguf_jax.generation.sampling import Sampler, SamplerPlan, SamplingParams, make_sampler, plan_for, with_prompt
 from gguf_jax.generation.timings import Stopwatch, Timings
 from gguf_jax.models import Decoder
 
@@ -113,19 +113,8 @@ class Engine:
             for i in range(count):
                 following = tokens
                 if i + 1 < count:  # dispatched before this token is read, so that the device does not wait for the host
-                    span = self._span(max(lengths) + i + 1)
-                    cache, self._cache = self._cache, None  # donated: until the call returns nobody may read it
-                    following, positions, self._cache, sampler = watch.call(
-                        steps.decode,
-                        self._leaves,
-                        tokens,
-                        positions,
-                        cache,
-                        sampler,
-                        spec=self._spec,
-                        plan=plan,
-                        span=span,
-                    )
+                    state = tokens, positions, sampler
+                    following, positions, sampler = self._decode(*state, plan, self._span(max(lengths) + i + 1), watch)
                 ids = [int(t) for t in np.asarray(tokens)]
                 if i > 0:
                     timings.decode_s += watch.lap()
@@ -137,8 +126,18 @@ class Engine:
                 yield [token if i < left else -1 for token, left in zip(ids, room, strict=True)]
                 watch.lap()  # what the caller did meanwhile is not decoding
         finally:
-            # a step may still be running when the caller has had enough; a process that ends meanwhile would crash
+            # a step may still be running when the caller has had enough: its cache is not free before it ends
             jax.block_until_ready(self._cache)
+
+    def _decode(
+        self, tokens: jax.Array, positions: jax.Array, sampler: Sampler, plan: SamplerPlan, span: int, watch: Stopwatch
+    ) -> tuple[jax.Array, jax.Array, Sampler]:
+        """Dispatch one step; the next tokens and positions `[B]`."""
+        cache, self._cache = self._cache, None  # donated: until the call returns nobody may read it
+        tokens, positions, self._cache, sampler = watch.call(
+            steps.decode, self._leaves, tokens, positions, cache, sampler, spec=self._spec, plan=plan, span=span
+        )
+        return tokens, positions, sampler
 
     def _check(
         self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], max_tokens: int | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, overload
 
@@ -100,7 +100,7 @@ def pieces(
     stop: Sequence[str] = (),
     ignore_eog: bool = False,
     timings: Timings | None = None,
-) -> Iterator[Piece]:
+) -> Generator[Piece]:
     """Run prompts (token ids) to their ends, yielding what each token adds to each answer.
 
     An answer ends at an end-of-generation token, a stop string (neither is part of its text), `max_tokens` or a full
@@ -133,11 +133,13 @@ def generate(model: Decoder, prompt: str, *, stream: Literal[False] = False, **o
 def generate(model: Decoder, prompt: str, *, stream: Literal[True], **options: Any) -> Iterator[str]: ...
 @overload
 def generate(
-    model: Decoder, prompt: Sequence[Prompt], *, stream: Literal[False] = False, **options: Any
+    model: Decoder, prompt: list[Prompt], *, stream: Literal[False] = False, **options: Any
 ) -> list[Completion]: ...
+@overload
+def generate(model: Decoder, prompt: list[Prompt], *, stream: Literal[True], **options: Any) -> Iterator[Piece]: ...
 def generate(
     model: Decoder,
-    prompt: str | Sequence[Prompt],
+    prompt: str | list[Prompt],
     *,
     max_tokens: int | None = 128,
     stream: bool = False,
@@ -169,7 +171,7 @@ def generate(
     Raises:
         GGUFJaxError: the prompt does not fit the context (both lengths are named), is empty, or a parameter is wrong.
     """
-    tokenizer: TextCodec | None = getattr(model, "tokenizer", None)
+    tokenizer: TextCodec | None = model.tokenizer
     if tokenizer is None:
         raise GGUFJaxError("generate: expected a model with a tokenizer, found none; use Engine with token ids")
     if params is not None and sampling:
@@ -180,7 +182,7 @@ def generate(
             known = ", ".join(SamplingParams.__dataclass_fields__)
             raise GGUFJaxError(f"generate: expected sampling fields among {known}, found {', '.join(unknown)}")
         params = SamplingParams(**sampling)
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    prompts = [prompt] if isinstance(prompt, str) else prompt
     ids = [token_ids(tokenizer, each) for each in prompts]
     timings = Timings()
     events = pieces(

@@ -94,7 +94,9 @@ def dense(keys: Keys, shapes: Shapes, *, pairing: RopePairing, qk_norm: bool = F
     _agree(keys, "embedding_length", embedding_length, shapes, "token_embd.weight", 1)
     _agree(keys, "feed_forward_length", feed_forward_length, shapes, "blk.0.ffn_up.weight", 0)
     _agree(keys, "attention.head_count x key_length", head_count * key_length, shapes, "blk.0.attn_q.weight", 0)
-    _agree(keys, "attention.head_count x value_length", head_count * value_length, shapes, "blk.0.attn_output.weight", 1)
+    _agree(
+        keys, "attention.head_count x value_length", head_count * value_length, shapes, "blk.0.attn_output.weight", 1
+    )
     return DecoderConfig(
         architecture=keys.architecture,
         vocab_size=shapes["token_embd.weight"][0],

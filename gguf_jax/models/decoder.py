@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -39,9 +40,7 @@ class Block(nnx.Module):
         self.attn_v = Linear(c.embedding_length, c.head_count_kv * c.value_length, bias=c.attn_bias, rngs=rngs)
         self.attn_q_norm = RMSNorm(c.key_length, c.norm_eps) if c.qk_norm else None
         self.attn_k_norm = RMSNorm(c.key_length, c.norm_eps) if c.qk_norm else None
-        self.attn_output = Linear(
-            c.head_count * c.value_length, c.embedding_length, bias=c.attn_output_bias, rngs=rngs
-        )
+        self.attn_output = Linear(c.head_count * c.value_length, c.embedding_length, bias=c.attn_output_bias, rngs=rngs)
         self.ffn_norm = RMSNorm(c.embedding_length, c.norm_eps)
         self.ffn_gate = Linear(c.embedding_length, c.feed_forward_length, bias=c.ffn_bias, rngs=rngs)
         self.ffn_up = Linear(c.embedding_length, c.feed_forward_length, bias=c.ffn_bias, rngs=rngs)
@@ -84,9 +83,25 @@ class Block(nnx.Module):
             seen = kv
         else:
             kv = kv_cache.write(past[0], k, positions), kv_cache.write(past[1], v, positions)
-            seen = kv if span is None else tuple(kv_cache.read_prefix(each, span) for each in kv)
-        out = ops.attention(q, *seen, positions, scale=c.attention_scale, window=self.window)
+            length_seen = kv[0].shape[2] if span is None else span
+            seen = kv_cache.read_prefix(kv[0], length_seen), kv_cache.read_prefix(kv[1], length_seen)
+        out = ops.attention(q, seen[0], seen[1], positions, scale=c.attention_scale, window=self.window)
         return self.attn_output(out.reshape(batch, length, c.head_count * c.value_length)), kv
+
+
+class Companions:
+    """What rides on a model without being part of its structure. All are equal to each other, so that programs compiled
+    for one model serve any other of the same structure."""
+
+    def __init__(self) -> None:
+        self.metadata: Mapping[str, Any] | None = None
+        self.tokenizer: Any = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Companions)
+
+    def __hash__(self) -> int:
+        return hash(Companions)
 
 
 class Decoder(nnx.Module):
@@ -99,12 +114,23 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
         c = self.config = config
+        self.companions = Companions()
         self.token_embd = Embedding(c.vocab_size, c.embedding_length, rngs=rngs)
         self.rope_freqs = RopeFreqs(c.rope.dimension // 2) if c.rope_freqs else None
         self.blk = nnx.List([Block(c, i, rngs=rngs) for i in range(c.block_count)])
         self.output_norm = RMSNorm(c.embedding_length, c.norm_eps)
         untied = not c.tied_output
         self.output = Linear(c.embedding_length, c.vocab_size, bias=c.output_bias, rngs=rngs) if untied else None
+
+    @property
+    def metadata(self) -> Mapping[str, Any] | None:
+        """The metadata of the file that the model was loaded from."""
+        return self.companions.metadata
+
+    @property
+    def tokenizer(self) -> Any:
+        """The file's tokenizer, when the model was loaded by `gguf_jax.load`."""
+        return self.companions.tokenizer
 
     def __call__(self, tokens: Any) -> jax.Array:
         """Logits of whole sequences, float32 `[B, T, vocab]`, for token ids `tokens [B, T]`.

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -19,7 +18,10 @@ ONE_LINE_ERRORS = {
     "prompt too long": (["run", "-p", "word " * 30, "-c", "16"], "expected at most 15 tokens (the context holds 16"),
     "negative top_k": (["run", "--top-k", "-3"], "top_k: expected an integer from 0"),
     "nan": (["run", "--temp", "nan"], "temperature: expected a number"),
-    "logit bias": (["run", "--logit-bias", "fish"], "--logit-bias: expected TOKEN_ID+BIAS or TOKEN_ID-BIAS, found 'fish'"),
+    "logit bias": (
+        ["run", "--logit-bias", "fish"],
+        "--logit-bias: expected TOKEN_ID+BIAS or TOKEN_ID-BIAS, found 'fish'",
+    ),
     "cache type": (["run", "--cache-type", "q9"], "--cache-type: expected one of f32, f16, bf16, found 'q9'"),
     "prompt twice": (["run", "-p", "x", "-f", "y"], "expected one of --prompt and --file"),
     "no prompt file": (["run", "-f", "absent.txt"], "--file absent.txt: cannot be read"),
@@ -32,7 +34,12 @@ ONE_LINE_ERRORS = {
 
 def gguf_jax(*arguments, cwd, **options):
     return subprocess.run(
-        [sys.executable, "-m", "gguf_jax", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False, **options
+        [sys.executable, "-m", "gguf_jax", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
     )
 
 
@@ -52,7 +59,20 @@ def test_run_streams_text_and_reports_timings(folder):
 
 
 def test_run_json(folder):
-    sampled = ["--seed", "7", "--temp", "0.9", "--top-k", "50", "--top-p", "0.9", "--min-p", "0.01", "--typical", "0.95"]
+    sampled = [
+        "--seed",
+        "7",
+        "--temp",
+        "0.9",
+        "--top-k",
+        "50",
+        "--top-p",
+        "0.9",
+        "--min-p",
+        "0.01",
+        "--typical",
+        "0.95",
+    ]
     penalized = ["--repeat-penalty", "1.1", "--presence-penalty", "0.1", "--frequency-penalty", "0.1", "-l", "40-inf"]
     done = gguf_jax("run", "--json", "-n", 6, "-p", "Hello", *sampled, *penalized, cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -122,7 +142,9 @@ def test_light_commands_import_no_jax(folder):
         "print('jax' in sys.modules, file=sys.stderr)"
     )
     for arguments in (["inspect", "--json"], ["tokenize", "-p", "x"], ["--help"], ["version"]):
-        done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True, check=True
+        )
         assert done.stderr.splitlines()[-1] == "False", arguments
 
 
@@ -137,11 +159,21 @@ class Terminal:
     """The program on a pseudo terminal."""
 
     def __init__(self, *arguments, cwd):
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.chdir(cwd)
-            os.execv(sys.executable, [sys.executable, "-m", "gguf_jax", *arguments])
+        self.fd, inner = os.openpty()
+        command = [sys.executable, "-m", "gguf_jax", *arguments]
+        self.process = subprocess.Popen(
+            command, cwd=cwd, stdin=inner, stdout=inner, stderr=inner, start_new_session=True
+        )
+        os.close(inner)
         self.seen = ""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        os.close(self.fd)
 
     def wait_for(self, text, seconds=120):
         """Everything until `text` appears; it is consumed."""
@@ -158,27 +190,26 @@ class Terminal:
     def type(self, text):
         os.write(self.fd, text.encode())
 
-    def status(self):
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+    def interrupt(self):
+        self.process.send_signal(signal.SIGINT)
 
 
 def test_chat_answers_stops_on_ctrl_c_and_goes_on(folder):
-    chat = Terminal("chat", "--seed", "1", "-n", "400", cwd=folder)
-    chat.wait_for("no chat template")
-    chat.wait_for("> ")
-    chat.type("It was a fine morning in April, and\n")
-    chat.wait_for("April, and")
-    chat.wait_for(" ")  # the answer has begun
-    time.sleep(1)
-    os.kill(chat.pid, signal.SIGINT)
-    chat.wait_for("(stopped)")
-    chat.wait_for("decode")
-    chat.wait_for("> ")
-    chat.type("word " * 600 + "\n")
-    chat.wait_for("error: prompt: expected at most")
-    chat.wait_for("> ")
-    chat.type("/clear\n")
-    chat.wait_for("(forgotten)")
-    chat.wait_for("> ")
-    chat.type("/exit\n")
-    assert chat.status() == 0
+    with Terminal("chat", "--seed", "1", "-n", "400", cwd=folder) as chat:
+        chat.wait_for("no chat template")
+        chat.wait_for("> ")
+        chat.type("It was a fine morning in April, and\n")
+        chat.wait_for("April, and")
+        chat.wait_for(" ")  # the answer has begun
+        chat.interrupt()
+        chat.wait_for("(stopped)")
+        chat.wait_for("decode")
+        chat.wait_for("> ")
+        chat.type("word " * 600 + "\n")
+        chat.wait_for("error: prompt: expected at most")
+        chat.wait_for("> ")
+        chat.type("/clear\n")
+        chat.wait_for("(forgotten)")
+        chat.wait_for("> ")
+        chat.type("/exit\n")
+        assert chat.process.wait(30) == 0

@@ -57,7 +57,7 @@ def test_property_batch_is_each_alone(model, cache_dtype):
 def test_property_reusing_the_cache_changes_nothing(model):
     engine = gj.Engine(model, cache_dtype=jnp.float32)
     first = answers(engine, [PROMPTS[0]], [GREEDY], max_tokens=8)[0]
-    for longer in (PROMPTS[0] + first + [3, 4], PROMPTS[0][:3] + [9], PROMPTS[0][:3] + [9]):
+    for longer in (PROMPTS[0] + first + [3, 4], [*PROMPTS[0][:3], 9], [*PROMPTS[0][:3], 9]):
         timings = Timings()
         again = answers(engine, [longer], [GREEDY], max_tokens=8, timings=timings)
         assert again == answers(gj.Engine(model, cache_dtype=jnp.float32), [longer], [GREEDY], max_tokens=8)
@@ -67,10 +67,8 @@ def test_property_reusing_the_cache_changes_nothing(model):
 
 def test_reuse_after_an_abandoned_answer(model):
     engine = gj.Engine(model, cache_dtype=jnp.float32)
-    for i, ids in enumerate(engine.generate([PROMPTS[0]], [GREEDY], max_tokens=20)):
-        if i == 3:
-            break
-    assert ids
+    for _ in zip(range(4), engine.generate([PROMPTS[0]], [GREEDY], max_tokens=20), strict=False):
+        pass
     assert answers(engine, [PROMPTS[0]], [GREEDY], max_tokens=12) == [recomputed(model, PROMPTS[0], 12)]
 
 

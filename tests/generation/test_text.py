@@ -95,7 +95,7 @@ class TestBadInput:
             gj.generate(small_model(), "x")
 
     def test_unknown_option(self, model):
-        with pytest.raises(gj.GGUFJaxError, match="expected sampling fields among temperature, .* found temprature"):
+        with pytest.raises(gj.GGUFJaxError, match=r"expected sampling fields among temperature, .* found temprature"):
             gj.generate(model, "x", temprature=1)
 
     def test_params_and_fields(self, model):

@@ -86,7 +86,7 @@ def test_shape_mismatch_names_both_shapes():
 
 def test_unknown_implementation_lists_the_known_ones():
     w = random_weight(QUANTIZED[0], 6, columns=64)
-    with pytest.raises(Unsupported, match="no implementation 'cuda'; there are: .*xla"):
+    with pytest.raises(Unsupported, match=r"no implementation 'cuda'; there are: .*xla"):
         linear(jnp.ones((2, 64)), w, implementation="cuda")
 
 
