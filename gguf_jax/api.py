@@ -7,9 +7,9 @@ from typing import Any
 
 from gguf_jax import checkpoint, gguf
 from gguf_jax.bundled import bundled_model
-from gguf_jax.errors import GGUFJaxError
+from gguf_jax.errors import GGUFError, GGUFJaxError
 from gguf_jax.models import Decoder
-from gguf_jax.tokenizers import from_metadata
+from gguf_jax.tokenizers.from_file import tokenizer
 
 
 class _NoTokenizer:
@@ -21,7 +21,7 @@ class _NoTokenizer:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # protocols that Python and flax probe for
             raise AttributeError(name)
-        raise GGUFJaxError(f"this model has no usable tokenizer: {self._reason}")
+        raise GGUFJaxError(f"{self._reason} (the model has no usable tokenizer)")
 
 
 def load(file: str | os.PathLike[str] | gguf.GGUFFile | None = None, **options: Any) -> Decoder:
@@ -32,11 +32,20 @@ def load(file: str | os.PathLike[str] | gguf.GGUFFile | None = None, **options: 
         options: as `gguf_jax.checkpoint.load` takes them (`placement`, `ignore`, `on_tensor`).
 
     Raises:
-        GGUFError: as `gguf_jax.checkpoint.load`. A tokenizer that cannot be made is an error only when it is used.
+        GGUFError: as `gguf_jax.checkpoint.load`. A tokenizer that cannot be made, or that has fewer tokens than the
+            model has rows, is an error only when it is used.
     """
-    model = checkpoint.load(bundled_model() if file is None else file, **options)
+    if not isinstance(file, gguf.GGUFFile):
+        with gguf.read(bundled_model() if file is None else file) as opened:
+            return load(opened, **options)
+    model = checkpoint.load(file, **options)
     try:
-        model.companions.tokenizer = from_metadata(model.metadata or {})
+        made = tokenizer(file)
+        if made.vocab_size < model.config.vocab_size:  # the model could choose a token that has no text
+            rows = model.config.vocab_size
+            error = GGUFError(f"tokenizer.ggml.tokens: expected at least {rows} tokens, found {made.vocab_size}")
+            raise checkpoint.about(file, error)
+        model.companions.tokenizer = made
     except GGUFJaxError as error:
         model.companions.tokenizer = _NoTokenizer(error)
     return model

@@ -15,6 +15,7 @@ from flax import nnx
 from gguf_jax import gguf
 from gguf_jax.errors import GGUFError, GGUFJaxError
 from gguf_jax.formats.ggml_type import GGMLType
+from gguf_jax.gguf.text import printable
 from gguf_jax.models import Decoder, config_of
 from gguf_jax.nn import variable
 from gguf_jax.quantized_array import QuantizedArray, Weight
@@ -68,20 +69,27 @@ def _load(
     try:
         shapes = {name: view.shape for name, view in tensors.items()}
         config = config_of(file.metadata, shapes)
-        model = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
+        model = nnx.eval_shape(lambda: Decoder(config, rngs=None))
         slots = dict(_slots(model))
         _compare({name: shape for name, (_, _, shape) in slots.items()}, shapes, ignore)
         for name, (module, leaf, _) in slots.items():
             view = tensors[name]
+            if view.format.is_quantized and len(view.shape) < 2:
+                raise GGUFError(f"{name}: expected F32, F16 or BF16 for a vector, found {view.type.name}")
             setattr(module, leaf, variable(_placed(_host(view), name, placement)))
             view.source.release(view.offset, view.nbytes)
             if on_tensor is not None:
                 on_tensor(name, view.nbytes)
     except GGUFJaxError as error:
-        message = str(error)
-        raise type(error)(message if message.startswith(file.path) else f"{file.path}: {message}") from None
+        raise about(file, error) from None
     model.companions.metadata = file.metadata
     return model
+
+
+def about(file: gguf.GGUFFile, error: GGUFJaxError) -> GGUFJaxError:
+    """The error with the file's name before its message, where it is not there yet."""
+    name, message = printable(file.path), str(error)
+    return error if message.startswith(name) else type(error)(f"{name}: {message}")
 
 
 def _slots(model: Decoder) -> Iterator[tuple[str, tuple[nnx.Module, str, tuple[int, ...]]]]:
@@ -109,7 +117,7 @@ def _compare(
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return ", ".join(map(printable, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _host(view: gguf.TensorView) -> QuantizedArray | np.ndarray:
@@ -118,7 +126,7 @@ def _host(view: gguf.TensorView) -> QuantizedArray | np.ndarray:
     if view.type in FLOATS:
         return blocks.view(FLOATS[view.type]).reshape(view.shape).copy()
     if not view.format.is_quantized:
-        raise GGUFError(f"{view.name}: expected a float or quantized type, found {view.type.name}")
+        raise GGUFError(f"{view.name}: expected F32, F16, BF16 or a quantized type, found {view.type.name}")
     rows = blocks.reshape(-1, blocks.shape[-1])
     step = max(1, SPLIT_BYTES // rows.shape[1])
     form = view.format

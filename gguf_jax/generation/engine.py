@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from gguf_jax.generation import steps
 from gguf_jax.generation.sampling import Sampler, SamplerPlan, SamplingParams, make_sampler, plan_for, with_prompt
 from gguf_jax.generation.timings import Stopwatch, Timings
 from gguf_jax.models import Decoder
+from gguf_jax.nn import KVCache
 
 MIN_CHUNK = 16
 """Shortest prefill that is compiled; others are the powers of two up to the batch size."""
@@ -34,6 +37,12 @@ def _bucket(n: int, low: int, high: int) -> int:
     while size < n:
         size *= 2
     return min(size, high)
+
+
+def _memory() -> int:
+    """Bytes that JAX's default device has; on the CPU the machine's."""
+    stats = jax.devices()[0].memory_stats()
+    return stats["bytes_limit"] if stats else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class Engine:
@@ -59,8 +68,8 @@ class Engine:
         dtype: jax.typing.DTypeLike = jnp.float32,
         on_prefill: Callable[[int, int], None] | None = None,
     ) -> None:
-        if ctx_size is not None and ctx_size < 1:
-            raise GGUFJaxError(f"ctx_size: expected at least 1, found {ctx_size}")
+        if ctx_size is not None and not 1 <= ctx_size < 2**31:
+            raise GGUFJaxError(f"ctx_size: expected from 1 to {2**31 - 1}, found {ctx_size}")
         if batch_size < 1:
             raise GGUFJaxError(f"batch_size: expected at least 1, found {batch_size}")
         if jnp.dtype(cache_dtype) not in (jnp.float32, jnp.float16, jnp.bfloat16):
@@ -163,10 +172,22 @@ class Engine:
     def _span(self, positions: int) -> int:
         return _bucket(positions, MIN_SPAN, self.ctx_size)
 
+    def _new_cache(self, batch: int) -> KVCache:
+        make = partial(self._make_cache, batch, self.ctx_size, self.cache_dtype)
+        nbytes = jax.eval_shape(make).nbytes
+        message = f"ctx_size: a cache of {batch} x {self.ctx_size} tokens takes {nbytes / 2**30:.1f} GiB"
+        # asked before allocating: a host that promises more memory than it has kills the process later
+        if nbytes > (memory := _memory()):
+            raise GGUFJaxError(f"{message}, expected at most the {memory / 2**30:.1f} GiB that the device has")
+        try:
+            return make()
+        except jax.errors.JaxRuntimeError as error:
+            raise GGUFJaxError(f"{message}, which could not be had: {str(error).splitlines()[0]}") from error
+
     def _reuse(self, prompts: Sequence[Sequence[int]]) -> list[int]:
         """How many tokens of each prompt the cache holds already; the last one is always run, for its logits."""
         if self._cache is None or len(self._held) != len(prompts):
-            self._cache = self._make_cache(len(prompts), self.ctx_size, self.cache_dtype)
+            self._cache = self._new_cache(len(prompts))
             self._held = [[] for _ in prompts]
         starts = []
         for held, prompt in zip(self._held, prompts, strict=True):
@@ -179,7 +200,8 @@ class Engine:
         rest = [len(prompt) - start for prompt, start in zip(prompts, starts, strict=True)]
         watch.timings.prefill_tokens += sum(rest)
         watch.timings.reused_tokens += sum(starts)
-        self._held = [list(prompt) for prompt in prompts]
+        # kept in step with the cache chunk by chunk, so that an interrupted prefill leaves no claim that is not true
+        self._held = [list(prompt[:start]) for prompt, start in zip(prompts, starts, strict=True)]
         logits = jnp.zeros((len(prompts), self.config.vocab_size), jnp.float32)
         done = 0
         while done < max(rest):
@@ -206,6 +228,7 @@ class Engine:
                 span=self._span(int(positions.max()) + 1),
             )
             done += length
+            self._held = [list(prompt[: start + done]) for prompt, start in zip(prompts, starts, strict=True)]
             if self.on_prefill is not None:
                 logits.block_until_ready()
                 self.on_prefill(min(done, max(rest)), max(rest))

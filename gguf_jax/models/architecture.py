@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from gguf_jax.errors import GGUFError, Unsupported
+from gguf_jax.gguf.text import shown
 from gguf_jax.models.config import DecoderConfig
 from gguf_jax.models.keys import Keys
 from gguf_jax.nn.rope import RopeConfig, RopePairing, YarnConfig
@@ -19,34 +20,38 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Architecture:
-    """One value of `general.architecture`."""
+    """What one value of `general.architecture` means: `config(keys, shapes)` decides every optional part once."""
 
-    name: str
     config: Callable[[Keys, Shapes], DecoderConfig]
 
 
 def _rope(keys: Keys, key_length: int, context_length: int, pairing: RopePairing) -> RopeConfig:
     scaling = keys.choice("rope.scaling.type", ("none", "linear", "yarn"), "linear")
     # rope.scale_linear is what files of 2023 call the factor; 0 stands for "not set"
-    factor = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 1.0)) or 1.0
+    factor = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 1.0, high=1e6), high=1e6) or 1.0
+    if factor < 1e-3:
+        raise GGUFError(f"{keys.architecture}.rope.scaling.factor: expected 0 or at least 0.001, found {factor}")
     yarn = None
     if scaling == "yarn":
         yarn = YarnConfig(
             original_context=keys.integer("rope.scaling.original_context_length", context_length),
-            ext_factor=keys.number("rope.scaling.yarn_ext_factor", 1.0),
-            beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0, low=1e-3),
-            beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0, low=1e-3),
+            ext_factor=keys.number("rope.scaling.yarn_ext_factor", 1.0, high=1e6),
+            beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0, low=1e-3, high=1e6),
+            beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0, low=1e-3, high=1e6),
         )
-    dimension = keys.integer("rope.dimension_count", key_length, low=2, high=key_length)
-    if dimension % 2:
-        raise GGUFError(f"{keys.architecture}.rope.dimension_count: expected an even number, found {dimension}")
+    dimension = keys.integer("rope.dimension_count", key_length)
+    if dimension % 2 or dimension > key_length:
+        raise GGUFError(
+            f"{keys.architecture}.rope.dimension_count: expected an even number of at most {key_length} (the length of "
+            f"a key), found {dimension}"
+        )
     return RopeConfig(
         dimension=dimension,
         base=keys.number("rope.freq_base", 10000.0, low=1.0 + 1e-6),
         pairing=pairing,
         factor=1.0 if scaling == "none" else factor,
         yarn=yarn,
-        attention_factor=keys.number("rope.scaling.attn_factor", 1.0),
+        attention_factor=keys.number("rope.scaling.attn_factor", 1.0, high=1e6),
     )
 
 
@@ -74,10 +79,17 @@ def dense(keys: Keys, shapes: Shapes, *, pairing: RopePairing, qk_norm: bool = F
             f"{keys.architecture}.expert_count: mixture-of-experts models are not supported yet, expected 0 experts, "
             f"found {keys.integer('expert_count')}"
         )
-    if "token_embd.weight" not in shapes or len(shapes["token_embd.weight"]) != 2:
-        raise GGUFError("token_embd.weight: expected a matrix [vocabulary, embedding], found no such tensor")
-    # every block has tensors, so a count beyond the number of tensors is a lie that would cost memory
-    block_count = keys.integer("block_count", high=max(1, len(shapes)))
+    embedding = shapes.get("token_embd.weight")
+    if embedding is None or len(embedding) != 2 or not embedding[0]:
+        found = "no such tensor" if embedding is None else f"the shape {list(embedding)}"
+        raise GGUFError(f"token_embd.weight: expected a matrix [vocabulary, embedding], found {found}")
+    # a block without tensors would cost memory and time before the first missing one is named
+    blocks = len({name.split(".")[1] for name in shapes if name.startswith("blk.")})
+    block_count = keys.integer("block_count")
+    if block_count > blocks:
+        raise GGUFError(
+            f"{keys.architecture}.block_count: expected at most {blocks} (blocks with tensors), found {block_count}"
+        )
     embedding_length = keys.integer("embedding_length")
     head_count = keys.integer("attention.head_count")
     head_count_kv = keys.integer("attention.head_count_kv", head_count)
@@ -99,7 +111,7 @@ def dense(keys: Keys, shapes: Shapes, *, pairing: RopePairing, qk_norm: bool = F
     )
     return DecoderConfig(
         architecture=keys.architecture,
-        vocab_size=shapes["token_embd.weight"][0],
+        vocab_size=embedding[0],
         context_length=context_length,
         block_count=block_count,
         embedding_length=embedding_length,
@@ -108,9 +120,9 @@ def dense(keys: Keys, shapes: Shapes, *, pairing: RopePairing, qk_norm: bool = F
         head_count_kv=head_count_kv,
         key_length=key_length,
         value_length=value_length,
-        norm_eps=keys.number("attention.layer_norm_rms_epsilon"),
+        norm_eps=keys.number("attention.layer_norm_rms_epsilon", high=1e3),
         rope=_rope(keys, key_length, context_length, pairing),
-        attention_scale=keys.number("attention.scale", 0.0) or key_length**-0.5,
+        attention_scale=keys.number("attention.scale", 0.0, high=1e6) or key_length**-0.5,
         windows=_windows(keys, block_count),
         rope_freqs="rope_freqs.weight" in shapes,
         attn_bias="blk.0.attn_q.bias" in shapes,
@@ -123,9 +135,9 @@ def dense(keys: Keys, shapes: Shapes, *, pairing: RopePairing, qk_norm: bool = F
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture("llama", partial(dense, pairing=RopePairing.INTERLEAVED)),
-    "qwen2": Architecture("qwen2", partial(dense, pairing=RopePairing.HALVES)),
-    "qwen3": Architecture("qwen3", partial(dense, pairing=RopePairing.HALVES, qk_norm=True)),
+    "llama": Architecture(partial(dense, pairing=RopePairing.INTERLEAVED)),
+    "qwen2": Architecture(partial(dense, pairing=RopePairing.HALVES)),
+    "qwen3": Architecture(partial(dense, pairing=RopePairing.HALVES, qk_norm=True)),
 }
 
 
@@ -137,9 +149,10 @@ def config_of(metadata: Mapping[str, Any], shapes: Shapes) -> DecoderConfig:
     """
     name = metadata.get("general.architecture")
     if not isinstance(name, str):
-        raise GGUFError(f"general.architecture: expected a string, found {name!r}")
+        found = "no such key" if name is None else shown(name)
+        raise GGUFError(f"general.architecture: expected a string, found {found}")
     if name not in ARCHITECTURES:
-        near = difflib.get_close_matches(name, ARCHITECTURES, n=1)
+        near = difflib.get_close_matches(name[:64], ARCHITECTURES, n=1)
         hint = f" (the nearest is {near[0]})" if near else ""
-        raise GGUFError(f"general.architecture: expected one of {', '.join(ARCHITECTURES)}, found {name!r}{hint}")
+        raise GGUFError(f"general.architecture: expected one of {', '.join(ARCHITECTURES)}, found {shown(name)}{hint}")
     return ARCHITECTURES[name].config(Keys(metadata, name), shapes)

@@ -31,7 +31,7 @@ class RopeFreqs(nnx.Module):
 class Block(nnx.Module):
     """One transformer block, `blk.N`."""
 
-    def __init__(self, config: DecoderConfig, index: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: DecoderConfig, index: int, *, rngs: nnx.Rngs | None) -> None:
         c = config
         self.config, self.window = config, config.windows[index]
         self.attn_norm = RMSNorm(c.embedding_length, c.norm_eps)
@@ -110,9 +110,13 @@ class Decoder(nnx.Module):
     `decoder.blk[3].attn_q.weight` is the variable of the tensor `blk.3.attn_q.weight`: an `nnx.Param` with a float
     array, or a `PackedParam` with a `QuantizedArray`. The parameters are an ordinary flax tree: `nnx.state(decoder)`,
     `nnx.split`, `jax.tree.map`, `nnx.grad` (over the float leaves) and orbax work on it.
+
+    Args:
+        config: its shape and options.
+        rngs: where random weights come from; None: zeros, for the caller to fill.
     """
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs | None) -> None:
         c = self.config = config
         self.companions = Companions()
         self.token_embd = Embedding(c.vocab_size, c.embedding_length, rngs=rngs)

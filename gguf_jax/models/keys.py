@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,13 @@ from typing import Any
 import numpy as np
 
 from gguf_jax.errors import GGUFError
+from gguf_jax.gguf.text import shown
 
 LARGEST = 2**31 - 1
 """Bound on every count and length: what an int32 index inside a compiled program can hold."""
+
+LARGEST_NUMBER = 1e12
+"""Bound on other numbers: their products stay finite in float32."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,6 @@ class Keys:
         key = f"{self.architecture}.{name}"
         return key, self.metadata.get(key)
 
-    def has(self, name: str) -> bool:
-        return self._get(name)[1] is not None
-
     def integer(self, name: str, default: int | None = None, *, low: int = 1, high: int = LARGEST) -> int:
         """An integer in `[low, high]`. An array of equal integers (one a block) counts as that integer."""
         key, value = self._get(name)
@@ -39,26 +39,28 @@ class Keys:
         if isinstance(value, np.ndarray) and value.ndim == 1 and value.size and (value == value[0]).all():
             value = value[0].item()
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise GGUFError(f"{key}: expected an integer from {low} to {high}, found {_shown(value)}")
+            raise GGUFError(f"{key}: expected an integer from {low} to {high}, found {shown(value)}")
         return value
 
-    def number(self, name: str, default: float | None = None, *, low: float = 0.0) -> float:
-        """A finite number of at least `low`."""
+    def number(
+        self, name: str, default: float | None = None, *, low: float = 0.0, high: float = LARGEST_NUMBER
+    ) -> float:
+        """A number in `[low, high]`."""
         key, value = self._get(name)
         if value is None:
             if default is None:
                 raise GGUFError(f"{key}: expected a number, found no such key")
             return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < low:
-            raise GGUFError(f"{key}: expected a finite number of at least {low:g}, found {_shown(value)}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise GGUFError(f"{key}: expected a number from {low:g} to {high:g}, found {shown(value)}")
         return float(value)
 
     def choice(self, name: str, choices: Sequence[str], default: str) -> str:
         key, value = self._get(name)
         if value is None:
             return default
-        if value not in choices:
-            raise GGUFError(f"{key}: expected one of {', '.join(choices)}, found {_shown(value)}")
+        if not isinstance(value, str) or value not in choices:
+            raise GGUFError(f"{key}: expected one of {', '.join(choices)}, found {shown(value)}")
         return value
 
     def flags(self, name: str, count: int) -> tuple[bool, ...] | None:
@@ -67,12 +69,5 @@ class Keys:
         if value is None:
             return None
         if not isinstance(value, np.ndarray) or value.shape != (count,) or value.dtype != bool:
-            raise GGUFError(f"{key}: expected {count} booleans, found {_shown(value)}")
+            raise GGUFError(f"{key}: expected {count} booleans, found {shown(value)}")
         return tuple(bool(v) for v in value)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"an array of {value.size} {value.dtype}"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

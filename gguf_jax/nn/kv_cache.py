@@ -27,7 +27,7 @@ class KVCache:
 
     @property
     def nbytes(self) -> int:
-        return sum(x.nbytes for x in (*self.k, *self.v))
+        return sum(x.size * x.dtype.itemsize for x in (*self.k, *self.v))
 
 
 def write(buffer: jax.Array, rows: jax.Array, positions: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ from gguf_jax.nn.param import normal
 class Linear(nnx.Module):
     """`x [..., in] -> [..., out]` with `weight [out, in]`, packed or float, and an optional `bias [out]`."""
 
-    def __init__(self, in_features: int, out_features: int, *, bias: bool = False, rngs: nnx.Rngs) -> None:
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = False, rngs: nnx.Rngs | None) -> None:
         self.weight: nnx.Variable = normal(rngs, (out_features, in_features))
         self.bias = nnx.Param(jnp.zeros(out_features)) if bias else None
 
@@ -25,7 +25,7 @@ class Linear(nnx.Module):
 class Embedding(nnx.Module):
     """`ids [...] -> [..., features]` with `weight [rows, features]`, packed or float."""
 
-    def __init__(self, rows: int, features: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, rows: int, features: int, *, rngs: nnx.Rngs | None) -> None:
         self.weight: nnx.Variable = normal(rngs, (rows, features))
 
     def __call__(self, ids: jax.Array, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:

@@ -20,6 +20,8 @@ def variable(value: Weight) -> nnx.Variable:
     return PackedParam(value) if isinstance(value, QuantizedArray) else nnx.Param(value)
 
 
-def normal(rngs: nnx.Rngs, shape: tuple[int, ...], stddev: float = 0.02) -> nnx.Param:
-    """A float32 Param drawn from N(0, stddev^2): how a `Decoder` starts before a file or training fills it."""
+def normal(rngs: nnx.Rngs | None, shape: tuple[int, ...], stddev: float = 0.02) -> nnx.Param:
+    """A float32 Param: zeros for a file to fill; with `rngs`, drawn from N(0, stddev^2) for training to start from."""
+    if rngs is None:  # drawing under `nnx.eval_shape` takes time that grows with the square of the number of layers
+        return nnx.Param(jnp.zeros(shape))
     return nnx.Param(nnx.initializers.normal(stddev)(rngs.params(), shape, jnp.float32))

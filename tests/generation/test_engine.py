@@ -72,6 +72,22 @@ def test_reuse_after_an_abandoned_answer(model):
     assert answers(engine, [PROMPTS[0]], [GREEDY], max_tokens=12) == [recomputed(model, PROMPTS[0], 12)]
 
 
+def test_reuse_after_an_interrupted_prefill(model):
+    prompt = RNG.integers(0, 97, 45).tolist()
+
+    def interrupt(done, total):
+        if done == 32:
+            raise KeyboardInterrupt
+
+    engine = gj.Engine(model, cache_dtype=jnp.float32, batch_size=16, on_prefill=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        answers(engine, [prompt], [GREEDY], max_tokens=8)
+    engine.on_prefill = None
+    timings = Timings()
+    assert answers(engine, [prompt], [GREEDY], max_tokens=8, timings=timings) == [recomputed(model, prompt, 8)]
+    assert timings.reused_tokens == 32
+
+
 def test_the_context_ends_an_answer(model):
     engine = gj.Engine(model, ctx_size=24)
     out = answers(engine, [PROMPTS[0], PROMPTS[1]], [GREEDY, GREEDY])
@@ -135,7 +151,8 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"ctx_size": 0}, "ctx_size: expected at least 1, found 0"),
+            ({"ctx_size": 0}, "ctx_size: expected from 1 to 2147483647, found 0"),
+            ({"ctx_size": 2**31}, "ctx_size: expected from 1 to 2147483647, found 2147483648"),
             ({"batch_size": 0}, "batch_size: expected at least 1, found 0"),
             ({"cache_dtype": jnp.int8}, "cache_dtype: expected float32, float16 or bfloat16, found int8"),
         ],
@@ -143,6 +160,10 @@ class TestBadInput:
     def test_options(self, model, options, message):
         with pytest.raises(gj.GGUFJaxError, match=message):
             gj.Engine(model, **options)
+
+    def test_a_cache_beyond_the_memory(self, model):
+        with pytest.raises(gj.GGUFJaxError, match=r"ctx_size: a cache of 1 x 2147483647 tokens takes \d+\.\d GiB"):
+            answers(gj.Engine(model, ctx_size=2**31 - 1), [[1]], [GREEDY])
 
     def test_max_tokens(self, model):
         with pytest.raises(gj.GGUFJaxError, match="max_tokens: expected at least 1, found 0"):
