@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gguf_jax.cli import options
+from gguf_jax.cli import options, output
+from gguf_jax.cli.files import opened
+from gguf_jax.cli.output import say
 from gguf_jax.cli.run import report
 from gguf_jax.errors import GGUFJaxError
 
@@ -19,43 +22,35 @@ HELP = "/clear forgets the conversation, /exit (or Ctrl-D) leaves, Ctrl-C stops 
 
 
 def chat(
+    context: typer.Context,
     model: options.Model = None,
     system: Annotated[str | None, typer.Option("--system", help="System message.")] = None,
     max_tokens: Annotated[int, typer.Option("-n", "--max-tokens", help="Longest answer; -1: fill the context.")] = -1,
-    temperature: options.Temperature = 0.8,
-    top_k: options.TopK = 40,
-    top_p: options.TopP = 0.95,
-    min_p: options.MinP = 0.05,
-    typical: options.Typical = 1.0,
-    repeat_penalty: options.RepeatPenalty = 1.0,
-    presence_penalty: options.PresencePenalty = 0.0,
-    frequency_penalty: options.FrequencyPenalty = 0.0,
-    repeat_last_n: options.RepeatLastN = 64,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    typical_p: options.TypicalP = None,
+    repeat_penalty: options.RepeatPenalty = None,
+    presence_penalty: options.PresencePenalty = None,
+    frequency_penalty: options.FrequencyPenalty = None,
+    penalty_last_n: options.PenaltyLastN = None,
     seed: options.Seed = None,
     logit_bias: options.LogitBias = None,
     ctx_size: options.CtxSize = None,
-    batch_size: options.BatchSize = 512,
-    cache_type: options.CacheType = "f16",
+    batch_size: options.BatchSize = options.BATCH_SIZE,
+    cache_type: options.CacheType = options.CACHE_TYPE,
     debug: options.Debug = False,
 ) -> None:
     """Talk with a model through its chat template. Ctrl-C stops the answer, not the program."""
-    params = options.sampling_params(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        typical_p=typical,
-        repeat_penalty=repeat_penalty,
-        presence_penalty=presence_penalty,
-        frequency_penalty=frequency_penalty,
-        penalty_last_n=repeat_last_n,
-        seed=seed,
-        logit_bias=logit_bias,
-    )
-    if max_tokens < 1 and max_tokens != -1:
-        raise GGUFJaxError(f"-n: expected a number of tokens or -1, found {max_tokens}")
+    start = time.perf_counter()
+    limit = options.answer_limit(max_tokens)
     dtype = options.cache_dtype(cache_type)
-    decoder, load_s = options.load_model(model)
+    output.write("")  # fails now, not after the first answer
+    with opened(model) as file:
+        params = options.sampling_params(context.params)
+        decoder = options.load_model(file)
+    load_s = time.perf_counter() - start
 
     from gguf_jax.generation import Engine
 
@@ -65,9 +60,9 @@ def chat(
         _Templated(decoder.tokenizer, system) if templated else _Plain(decoder.tokenizer, system)
     )
     if not templated:
-        print("This model has no chat template: what you write is continued as it stands.", file=sys.stderr)
-    print(f"({HELP})", file=sys.stderr)
-    limit = None if max_tokens == -1 else max_tokens
+        say("This model has no chat template: what you write is continued as it stands.")
+    report(load_s)
+    say(f"({HELP})")
     while (line := _read()) is not None:
         match line.strip():
             case "":
@@ -76,11 +71,11 @@ def chat(
                 break
             case "/clear":
                 talk.clear()
-                print("(forgotten)", file=sys.stderr)
+                say("(forgotten)")
             case "/help" | "/?":
-                print(f"({HELP})", file=sys.stderr)
+                say(f"({HELP})")
             case _:
-                _turn(talk, line, engine, params, limit, load_s, debug)
+                _turn(talk, line, engine, params, limit, debug)
 
 
 def _turn(
@@ -89,7 +84,6 @@ def _turn(
     engine: Engine,
     params: SamplingParams,
     max_tokens: int | None,
-    load_s: float,
     debug: bool,
 ) -> None:
     """Answer one line. What goes wrong with it (a prompt beyond the context, say) ends the turn, not the talk."""
@@ -99,14 +93,16 @@ def _turn(
     try:
         prompt = talk.ask(line)
         answer = _answer(talk.tokenizer, engine, prompt, params, max_tokens, timings)
+    except output.OutputFailed:
+        raise
     except GGUFJaxError as error:
         talk.forget_question()
         if debug:
             raise
-        print(f"error: {error} (/clear starts anew)", file=sys.stderr)
+        say(f"error: {error} (/clear starts anew)")
         return
     talk.answered(answer)
-    report(load_s, timings)
+    report(timings=timings)
 
 
 def _answer(
@@ -118,18 +114,17 @@ def _answer(
 
     answer = ""
     try:
-        with Activity("prompt", len(prompt)) as activity:
+        with Activity("prompt", len(prompt), then="compiling") as activity:
             engine.on_prefill = activity.update
             events = pieces(engine, tokenizer, [prompt], [params], max_tokens=max_tokens, timings=timings)
             with closing(events):
                 for piece in events:
                     activity.stop()
                     answer += piece.text
-                    sys.stdout.write(piece.text)
-                    sys.stdout.flush()
+                    output.write(piece.text)
     except KeyboardInterrupt:
-        print("\n(stopped)", file=sys.stderr)
-    print(flush=True)
+        say("\n(stopped)")
+    output.write("\n")
     return answer
 
 
@@ -185,5 +180,7 @@ def _read() -> str | None:
     try:
         return input("> " if sys.stdin.isatty() else "")
     except (EOFError, KeyboardInterrupt):
-        print(file=sys.stderr)
+        say("")
         return None
+    except UnicodeDecodeError as error:
+        raise GGUFJaxError(f"stdin: expected UTF-8 text, found an invalid byte at {error.start}") from error

@@ -6,15 +6,15 @@ and as rich's `Text`, in which brackets mean nothing.
 
 from __future__ import annotations
 
-import json
-import os
+import io
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gguf_jax.gguf import read
+from gguf_jax.cli.files import opened
+from gguf_jax.cli.output import is_terminal, write, write_json
 from gguf_jax.gguf.summary import FIRST, summary
 from gguf_jax.gguf.text import printable
 
@@ -26,7 +26,7 @@ SHOWN = 100
 
 
 def inspect(
-    address: str,
+    address: str | None = None,
     *,
     as_json: bool = False,
     full: bool = False,
@@ -37,7 +37,8 @@ def inspect(
     """Prints metadata and totals of a GGUF file.
 
     Args:
-        address: a path, or `https://...`, `hf://user/repo/file.gguf`, of which only the header is fetched.
+        address: a path, or `https://...`, `hf://user/repo/file.gguf`, of which only the header is fetched; default:
+            the bundled model.
         as_json: as one JSON object (see `gguf_jax.gguf.summary`), tensors included unless `metadata_only`.
         full: long arrays and strings whole.
         tensors: each tensor too.
@@ -46,39 +47,33 @@ def inspect(
 
     Raises:
         GGUFError: the file cannot be read or is malformed.
+        OutputFailed, SystemExit: as `write`.
     """
-    with read(address, strict=strict) as file:
+    with opened(address, strict=strict) as file:
         found = summary(file, full=full)
     if as_json:
-        emit(json.dumps(found["metadata"] if metadata_only else found, indent=2) + "\n")
+        write_json(found["metadata"] if metadata_only else found, indent=2)
         return
     text = metadata_lines(found) if full else rendered([metadata_table(found)])
     if not metadata_only:
         text += rendered([tensor_table(found)] if tensors else [])
         text += rendered([type_table(found)] if found["types"] else []) + totals(found)
-    emit(text)
-
-
-def emit(text: str) -> None:
-    """Writes to standard output, in whatever encoding it has, and stops quietly when its reader has gone."""
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # `| head` has what it wanted. What is still buffered would fail again when the interpreter flushes it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    write(text, styled=True)
 
 
 def rendered(tables: Iterable[Table]) -> str:
     from rich.console import Console
 
+    # Not `Console.capture`, which flushes standard output besides. rich draws lines that the encoding has.
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    draft = io.TextIOWrapper(io.BytesIO(), encoding, "backslashreplace", newline="")
+    styled = is_terminal(sys.stdout)
     # In a pipe lines may be long, as there is no edge to fit; rich would assume 80 columns.
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    with console.capture() as capture:
-        for table in tables:
-            console.print(table)
-    return capture.get()
+    console = Console(file=draft, force_terminal=styled, width=None if styled else 200)
+    for table in tables:
+        console.print(table)
+    draft.seek(0)
+    return draft.read()
 
 
 def table(title: str, *columns: tuple[str, bool]) -> Table:
@@ -119,17 +114,24 @@ def type_text(item: dict[str, Any]) -> str:
 
 
 def value_text(value: Any, kind: str) -> str:
+    """A value of the summary; strings stand between quotes only in an array, where a comma may be part of one."""
     if isinstance(value, list):
-        return ", ".join(f"[{value_text(inner, kind)}]" if isinstance(inner, list) else repr(inner) for inner in value)
+        of = kind.removeprefix("[").removesuffix("]")
+        return ", ".join(
+            f"[{value_text(inner, of)}]" if isinstance(inner, list) else element_text(inner, of) for inner in value
+        )
+    return value if isinstance(value, str) else element_text(value, kind)
+
+
+def element_text(value: Any, kind: str) -> str:
+    if isinstance(value, str) and kind in ("f32", "f64"):
+        return value  # NaN and the infinities, for which JSON has no number
     # The shortest decimal that is this f32, 1e-06, and not the double that it is held in, 9.999999974752427e-07.
-    return str(np.float32(value)) if kind == "f32" else str(value)
+    return str(np.float32(value)) if kind == "f32" else repr(value)
 
 
 def short_value(item: dict[str, Any]) -> str:
-    value, kind = item["value"], item["type"]
-    if isinstance(value, str):
-        return value if len(value) <= SHOWN else f"{value[:SHOWN]} ..."
-    text = value_text(value, kind)
+    text = value_text(item["value"], item["type"])
     missing = item.get("length", 0) > FIRST or len(text) > SHOWN
     return f"{text[:SHOWN]} ..." if missing else text
 

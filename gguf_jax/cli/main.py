@@ -1,78 +1,74 @@
-"""The program `gguf-jax`: its commands, and how errors end it."""
+"""The program `gguf-jax`: how it begins and how errors, Ctrl-C and lost output end it."""
 
 from __future__ import annotations
 
+import _thread
 import os
+import signal
 import sys
-from typing import Annotated
+import threading
+from typing import TYPE_CHECKING
 
-import typer
-
-from gguf_jax import __version__
-from gguf_jax.bundled import bundled_model
-from gguf_jax.cli import options
-from gguf_jax.cli.chat import chat
-from gguf_jax.cli.run import run
-from gguf_jax.cli.tokenize import tokenize
+from gguf_jax.cli import output
 from gguf_jax.errors import GGUFJaxError
 
-app = typer.Typer(
-    name="gguf-jax",
-    help="Run and look into GGUF models in JAX, their weights packed.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command()(run)
-app.command()(chat)
-app.command()(tokenize)
-
-
-@app.command()
-def inspect(
-    model: Annotated[
-        str | None,
-        typer.Argument(help="GGUF file, or http(s):// or hf:// address (only its header is fetched)."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Print long values whole.")] = False,
-    tensors: Annotated[bool, typer.Option("--tensors/--no-tensors", help="List every tensor.")] = True,
-    metadata_only: Annotated[bool, typer.Option("--metadata-only", help="Nothing about tensors.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse what the specification forbids.")] = False,
-    debug: options.Debug = False,
-) -> None:
-    """Show a file's metadata, tensors, types, sizes and bits per weight."""
-    from gguf_jax.cli.inspect import inspect as show
-
-    address = str(bundled_model()) if model is None else model
-    show(address, as_json=as_json, full=full, tensors=tensors, metadata_only=metadata_only, strict=strict)
-
-
-@app.command()
-def version() -> None:
-    """Print the version."""
-    print(__version__)
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 
 def main() -> None:
-    """Entry point. An error of the user's is one line on stderr and status 1; `--debug` lets the traceback through."""
+    """Entry point. Its status is
+
+    0: done, or the reader of the output has gone (`| head`);
+    1: an error of the user's, which is one line on stderr (`--debug` lets the traceback through);
+    2: a usage error, an unknown option or a value of the wrong type, which Typer shows in its own way;
+    130: Ctrl-C.
+    """
+    sys.unraisablehook = _keep_interrupts
+    # what was closed before the program began
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115 - for as long as the program runs
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    status = _status()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # another Ctrl-C may kill the program now, without a traceback
+    if "jax" in sys.modules:
+        # Ctrl-C leaves XLA compiling in a thread of its own, and to take Python down under it is a segmentation fault
+        os._exit(status)
+    sys.exit(status)
+
+
+def _status() -> int:
     try:
-        app(standalone_mode=True)
-        status = 0
+        _command()
     except SystemExit as end:
-        status = end.code
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except KeyboardInterrupt:
+        return 130
     except GGUFJaxError as error:
         if "--debug" in sys.argv[1:]:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        status = 1
-    if "jax" in sys.modules:
-        # Ctrl-C leaves XLA compiling in a thread of its own, and to take Python down under it is a segmentation fault
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status if isinstance(status, int) else 1)
-    sys.exit(status)
+        output.say(f"error: {error}")
+        return 1
+    except RuntimeError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps what a `__set_name__` raises
+            return 130
+        raise
+    return 0
+
+
+def _command() -> None:
+    from gguf_jax.cli.app import app  # here, where Ctrl-C is caught: with Typer it takes a tenth of a second
+
+    with output.guarded():
+        app()
+
+
+def _keep_interrupts(unraisable: UnraisableHookArgs) -> None:
+    """Send Ctrl-C again when it arrives where Python can only print and forget an exception: in a callback of a weak
+    reference, as importlib and JAX have them, or in a `__del__`."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        threading.Timer(0.01, _thread.interrupt_main).start()  # later, since it would arrive in here as well
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,35 +12,38 @@ from gguf_jax.errors import GGUFJaxError
 
 if TYPE_CHECKING:
     from gguf_jax.generation import SamplingParams
+    from gguf_jax.gguf import GGUFFile
     from gguf_jax.models import Decoder
 
 Model = Annotated[str | None, typer.Argument(help="GGUF file (any shard of a split one). Default: the bundled model.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
-_SAMPLING = "Sampling"
-Temperature = Annotated[float, typer.Option("--temp", help="Temperature; 0 is greedy.", rich_help_panel=_SAMPLING)]
-TopK = Annotated[int, typer.Option("--top-k", help="Keep the k best tokens; 0: all.", rich_help_panel=_SAMPLING)]
-TopP = Annotated[float, typer.Option("--top-p", help="Keep this share of probability.", rich_help_panel=_SAMPLING)]
-MinP = Annotated[
-    float, typer.Option("--min-p", help="Least probability, relative to the best.", rich_help_panel=_SAMPLING)
-]
-Typical = Annotated[float, typer.Option("--typical", help="Locally typical mass; 1: off.", rich_help_panel=_SAMPLING)]
-RepeatPenalty = Annotated[
-    float, typer.Option("--repeat-penalty", help="Divides seen tokens' logits; 1: off.", rich_help_panel=_SAMPLING)
-]
+
+# Their defaults stand in `SamplingParams` alone. To take the numbers from there would import JAX before every command.
+_SAMPLING = "Sampling (defaults as in llama.cpp)"
+
+
+def _sampling(*names: str, help: str) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=_SAMPLING)
+
+
+Temperature = Annotated[float | None, _sampling("--temp", help="Temperature; 0 is greedy.")]
+TopK = Annotated[int | None, _sampling("--top-k", help="Keep the k best tokens; 0: all.")]
+TopP = Annotated[float | None, _sampling("--top-p", help="Keep this share of probability; 1: all.")]
+MinP = Annotated[float | None, _sampling("--min-p", help="Least probability, relative to the best; 0: off.")]
+TypicalP = Annotated[float | None, _sampling("--typical", help="Locally typical mass; 1: off.")]
+RepeatPenalty = Annotated[float | None, _sampling("--repeat-penalty", help="Divides seen tokens' logits; 1: off.")]
 PresencePenalty = Annotated[
-    float, typer.Option("--presence-penalty", help="Subtracted once for a seen token.", rich_help_panel=_SAMPLING)
+    float | None, _sampling("--presence-penalty", help="Subtracted once for a seen token; 0: off.")
 ]
 FrequencyPenalty = Annotated[
-    float, typer.Option("--frequency-penalty", help="Subtracted for each occurrence.", rich_help_panel=_SAMPLING)
+    float | None, _sampling("--frequency-penalty", help="Subtracted for each occurrence; 0: off.")
 ]
-RepeatLastN = Annotated[
-    int, typer.Option("--repeat-last-n", help="Tokens that count as seen; -1: all.", rich_help_panel=_SAMPLING)
-]
-Seed = Annotated[int | None, typer.Option("--seed", "-s", help="Default: a new one.", rich_help_panel=_SAMPLING)]
+PenaltyLastN = Annotated[int | None, _sampling("--repeat-last-n", help="Tokens that count as seen; -1: all.")]
+Seed = Annotated[int | None, _sampling("--seed", "-s", help="Default: a new one.")]
 LogitBias = Annotated[
     list[str] | None,
-    typer.Option("--logit-bias", "-l", help="ID+BIAS, ID-BIAS or ID-inf; repeatable.", rich_help_panel=_SAMPLING),
+    _sampling("--logit-bias", "-l", help="ID+BIAS, ID-BIAS or ID-inf; repeatable."),
 ]
 
 _ENGINE = "Engine"
@@ -48,7 +52,7 @@ CtxSize = Annotated[
     typer.Option(
         "--ctx-size",
         "-c",
-        help="Tokens of prompt and answer. Default: the model's, at most 4096.",
+        help="Tokens of prompt and answer. Default: what the model was trained for, cut where that is much.",
         rich_help_panel=_ENGINE,
     ),
 ]
@@ -57,10 +61,12 @@ BatchSize = Annotated[
 ]
 CacheType = Annotated[str, typer.Option("--cache-type", help="KV cache: f32, f16 or bf16.", rich_help_panel=_ENGINE)]
 
+BATCH_SIZE = 512
+CACHE_TYPE = "f16"
 CACHE_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
-def parse_logit_bias(entries: list[str] | None) -> dict[int, float]:
+def parse_logit_bias(entries: Sequence[str] | None) -> dict[int, float]:
     """`["15+1.5", "7-inf"]` -> `{15: 1.5, 7: -inf}`; `=` may stand before the number."""
     biases: dict[int, float] = {}
     for entry in entries or ():
@@ -71,15 +77,19 @@ def parse_logit_bias(entries: list[str] | None) -> dict[int, float]:
     return biases
 
 
-def sampling_params(**given: Any) -> SamplingParams:
-    """`SamplingParams` of the options, with a fresh seed when none was given, so that it can be reported."""
+def sampling_params(options: Mapping[str, Any]) -> SamplingParams:
+    """`SamplingParams` from a command's options (`Context.params`), which are named as its fields are; what was not
+    given is left to it. The seed is drawn here, so that it can be reported."""
     import secrets
 
+    given = {
+        "logit_bias": parse_logit_bias(options["logit_bias"]),
+        "seed": secrets.randbits(32) if options["seed"] is None else options["seed"],
+    }
     from gguf_jax.generation import SamplingParams
 
-    given["logit_bias"] = parse_logit_bias(given["logit_bias"])
-    if given["seed"] is None:
-        given["seed"] = secrets.randbits(32)
+    rest = SamplingParams.__dataclass_fields__.keys() - given.keys()
+    given |= {name: options[name] for name in rest if options[name] is not None}
     return SamplingParams(**given)
 
 
@@ -89,19 +99,18 @@ def cache_dtype(name: str) -> str:
     return CACHE_TYPES[name]
 
 
-def load_model(path: str | None) -> tuple[Decoder, float]:
-    """Load with a progress bar; the model and the seconds it took, the import of JAX included."""
-    import time
+def answer_limit(max_tokens: int) -> int | None:
+    """-n as the engine takes it, None to fill the context."""
+    if max_tokens < 1 and max_tokens != -1:
+        raise GGUFJaxError(f"-n: expected a number of tokens or -1, found {max_tokens}")
+    return None if max_tokens == -1 else max_tokens
 
-    start = time.perf_counter()
-    from gguf_jax import gguf
+
+def load_model(file: GGUFFile) -> Decoder:
+    """Load with a progress bar."""
     from gguf_jax.api import load
-    from gguf_jax.bundled import bundled_model
     from gguf_jax.cli.activity import Activity
 
-    with (
-        gguf.read(bundled_model() if path is None else path) as file,
-        Activity("loading", sum(view.nbytes for view in file.tensors.values()), is_bytes=True) as activity,
-    ):
-        model = load(file, on_tensor=lambda _, nbytes: activity.advance(nbytes))
-    return model, time.perf_counter() - start
+    nbytes = sum(view.nbytes for view in file.tensors.values())
+    with Activity("loading", nbytes, then="reading the tokenizer", is_bytes=True) as activity:
+        return load(file, on_tensor=lambda _, nbytes: activity.advance(nbytes))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gguf_jax.cli import options
+from gguf_jax.cli import options, output
+from gguf_jax.cli.files import opened
+from gguf_jax.cli.output import say
 from gguf_jax.errors import GGUFJaxError
 
 if TYPE_CHECKING:
@@ -20,24 +22,25 @@ DEFAULT_PROMPT = "It was a fine morning in April, and"
 
 
 def run(
+    context: typer.Context,
     model: options.Model = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Text to continue.")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file; - is stdin.")] = None,
     max_tokens: Annotated[int, typer.Option("-n", "--max-tokens", help="Longest answer; -1: fill the context.")] = 128,
-    temperature: options.Temperature = 0.8,
-    top_k: options.TopK = 40,
-    top_p: options.TopP = 0.95,
-    min_p: options.MinP = 0.05,
-    typical: options.Typical = 1.0,
-    repeat_penalty: options.RepeatPenalty = 1.0,
-    presence_penalty: options.PresencePenalty = 0.0,
-    frequency_penalty: options.FrequencyPenalty = 0.0,
-    repeat_last_n: options.RepeatLastN = 64,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    typical_p: options.TypicalP = None,
+    repeat_penalty: options.RepeatPenalty = None,
+    presence_penalty: options.PresencePenalty = None,
+    frequency_penalty: options.FrequencyPenalty = None,
+    penalty_last_n: options.PenaltyLastN = None,
     seed: options.Seed = None,
     logit_bias: options.LogitBias = None,
     ctx_size: options.CtxSize = None,
-    batch_size: options.BatchSize = 512,
-    cache_type: options.CacheType = "f16",
+    batch_size: options.BatchSize = options.BATCH_SIZE,
+    cache_type: options.CacheType = options.CACHE_TYPE,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="Text that ends the answer; repeatable.")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after the end of the text.")] = False,
     echo: Annotated[bool, typer.Option("--echo/--no-echo", help="Print the prompt before its continuation.")] = True,
@@ -45,31 +48,24 @@ def run(
     debug: options.Debug = False,
 ) -> None:
     """Continue a prompt. Text goes to stdout as it comes, timings go to stderr."""
-    params = options.sampling_params(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        typical_p=typical,
-        repeat_penalty=repeat_penalty,
-        presence_penalty=presence_penalty,
-        frequency_penalty=frequency_penalty,
-        penalty_last_n=repeat_last_n,
-        seed=seed,
-        logit_bias=logit_bias,
-    )
-    if max_tokens < 1 and max_tokens != -1:
-        raise GGUFJaxError(f"-n: expected a number of tokens or -1, found {max_tokens}")
+    start = time.perf_counter()
+    limit = options.answer_limit(max_tokens)
     dtype = options.cache_dtype(cache_type)
-    text = _prompt(prompt, file)
-    decoder, load_s = options.load_model(model)
+    output.write("")  # fails now, not after the first token
+    with opened(model) as opened_file:
+        asking = time.perf_counter()
+        text = _prompt(prompt, file)
+        start += time.perf_counter() - asking  # it may come from somebody who types
+        params = options.sampling_params(context.params)
+        decoder = options.load_model(opened_file)
+    load_s = time.perf_counter() - start
 
     from gguf_jax.cli.activity import Activity
     from gguf_jax.generation import Engine, Timings, pieces, token_ids
 
     ids = token_ids(decoder.tokenizer, text)
     timings, tokens, answer, finish = Timings(), [], "", "length"
-    with Activity("prompt", len(ids)) as activity:
+    with Activity("prompt", len(ids), then="compiling") as activity:
         engine = Engine(
             decoder, ctx_size=ctx_size, batch_size=batch_size, cache_dtype=dtype, on_prefill=activity.update
         )
@@ -78,7 +74,7 @@ def run(
             decoder.tokenizer,
             [ids],
             [params],
-            max_tokens=None if max_tokens == -1 else max_tokens,
+            max_tokens=limit,
             stop=stop or (),
             ignore_eog=ignore_eos,
             timings=timings,
@@ -88,9 +84,9 @@ def run(
                 if not number:
                     activity.stop()
                     if echo and not as_json:
-                        _write(text)
+                        output.write(text)
                 if not as_json:
-                    _write(piece.text)
+                    output.write(piece.text)
                 answer += piece.text
                 tokens += [] if piece.token is None else [piece.token]
                 finish = piece.finish or finish
@@ -105,9 +101,9 @@ def run(
             "seed": params.seed,
             "timings": {"load_s": load_s, **timings.as_dict()},
         }
-        print(json.dumps(answer_of, ensure_ascii=False))
+        output.write_json(answer_of)
     else:
-        print(flush=True)
+        output.write("\n")
     report(load_s, timings, seed=None if params.is_greedy else params.seed)
 
 
@@ -126,20 +122,16 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
         raise GGUFJaxError(f"--file {file}: expected UTF-8 text, found an invalid byte at {error.start}") from error
 
 
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
-def report(load_s: float, timings: Timings, **extra: Any) -> None:
-    """Where the time went, on stderr."""
-    t = timings
-    reused = f", {t.reused_tokens} more from the cache" if t.reused_tokens else ""
-    lines = [
-        f"load     {load_s:8.2f} s",
-        f"compile  {t.compile_s:8.2f} s",
-        f"prefill  {t.prefill_s:8.2f} s  {t.prefill_tokens:5d} tokens  {t.prefill_per_second:8.1f} tokens/s{reused}",
-        f"decode   {t.decode_s:8.2f} s  {t.decode_tokens:5d} tokens  {t.decode_per_second:8.1f} tokens/s",
-    ]
+def report(load_s: float | None = None, timings: Timings | None = None, **extra: Any) -> None:
+    """Where the time went, on stderr; a time that is None or, of compiling, nothing is left out."""
+    lines = [] if load_s is None else [f"load     {load_s:8.2f} s"]
+    if (t := timings) is not None:
+        reused = f", {t.reused_tokens} more from the cache" if t.reused_tokens else ""
+        lines += [f"compile  {t.compile_s:8.2f} s"] if t.compile_s else []
+        for phase, spent, tokens, rate, more in (
+            ("prefill", t.prefill_s, t.prefill_tokens, t.prefill_per_second, reused),
+            ("decode", t.decode_s, t.decode_tokens, t.decode_per_second, ""),
+        ):
+            lines.append(f"{phase:8} {spent:8.2f} s  {tokens:5d} tokens  {rate:8.1f} tokens/s{more}")
     lines += [f"{name:8} {value}" for name, value in extra.items() if value is not None]
-    print("\n" + "\n".join(lines), file=sys.stderr)
+    say("\n" + "\n".join(lines))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated
 
 import typer
 
 from gguf_jax.cli import options
+from gguf_jax.cli.files import opened
+from gguf_jax.cli.output import write, write_json
 from gguf_jax.errors import GGUFJaxError
 
 
@@ -30,25 +31,28 @@ def tokenize(
     """Show the tokens of a text."""
     from gguf_jax.tokenizers.from_file import tokenizer
 
-    codec = tokenizer(model)
+    with opened(model) as file:
+        codec = tokenizer(file)
     if decode is not None:
-        print(codec.decode(_ids(decode)))
+        write(codec.decode(_ids(decode)) + "\n")
         return
     ids = codec.encode(_text(text), add_special=special, parse_special=parse_special)
     if count:
-        print(len(ids))
+        write(f"{len(ids)}\n")
     elif ids_only:
-        print(" ".join(map(str, ids)))
+        write(" ".join(map(str, ids)) + "\n")
     elif as_json:
-        print(json.dumps([{"id": i, "text": _shown(codec.token_bytes(i))} for i in ids], ensure_ascii=False))
+        write_json([{"id": i, "text": codec.token_bytes(i).decode("utf-8", errors="backslashreplace")} for i in ids])
     else:
-        for i in ids:
-            print(f"{i:8d}  {_shown(codec.token_bytes(i))!r}")
+        write("".join(f"{i:8d}  {_quoted(codec.token_bytes(i))}\n" for i in ids))
 
 
-def _shown(token: bytes) -> str:
-    """Bytes of a token as text; half a character shows as \\xNN."""
-    return token.decode("utf-8", errors="backslashreplace")
+def _quoted(token: bytes) -> str:
+    """A token as Python writes a string; one that holds half a character byte by byte."""
+    try:
+        return repr(token.decode("utf-8"))
+    except UnicodeDecodeError:
+        return repr(token).removeprefix("b")
 
 
 def _text(text: str | None) -> str:

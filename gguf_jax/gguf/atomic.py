@@ -25,9 +25,11 @@ def replacing(path: str, nbytes: int) -> Iterator[BinaryIO]:
     Raises GGUFError where the file cannot be written or the disk has no room for it.
     """
     name = printable(path)
+    if "\0" in path:
+        raise GGUFError(f"{name}: expected a path without NUL")
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
-    temporary = os.path.join(folder, f".{secrets.token_hex(8)}.gguf.tmp")
+    temporary = os.path.join(folder, f".{secrets.token_hex(8)}.gguf.tmp")  # .gitignore knows this name
     try:
         mode = existing_mode(target, name)
         free = shutil.disk_usage(folder).free

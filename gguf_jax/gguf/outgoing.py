@@ -54,7 +54,8 @@ def outgoing(name: str, tensor: Any) -> Outgoing:
         length = len(encode_string(name))
         if length > MAX_NAME_BYTES:
             raise GGUFError(f"expected a name of at most {MAX_NAME_BYTES} bytes, found {length}")
-        type_id, shape, byte_order, pieces = source_of(tensor)
+        # A flax variable (which forwards some attributes of what it holds, but is none of it) goes by its value.
+        type_id, shape, byte_order, pieces = source_of(tensor.get_value() if hasattr(tensor, "get_value") else tensor)
         if len(shape) > MAX_DIMS:
             raise GGUFError(f"expected at most {MAX_DIMS} dimensions, found {len(shape)}")
         return Outgoing(name, GGMLType(type_id), shape, tensor_nbytes(type_id, shape), byte_order, pieces)

@@ -27,6 +27,8 @@ DEFAULT_ALIGNMENT = 32
 MAX_DIMS = 4
 MAX_NAME_BYTES = 63
 """ggml keeps a name in 64 bytes with its final NUL."""
+MAX_KEY_BYTES = 65535
+"""The specification's: `write` keeps to it, and reading does where it is strict."""
 MAX_DEPTH = 64
 MAX_NESTED = 1 << 16
 """Inner arrays of a nested array in one file: each costs far more memory here than its 12 bytes there."""
@@ -35,7 +37,6 @@ MAX_ELEMENTS = 1 << 60
 
 STRICT_KEY = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 """The specification's lower_snake_case segments; `-` too, which it does not name and every tool writes."""
-STRICT_KEY_BYTES = 65535
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ def read_metadata(cursor: Cursor, n: int) -> Metadata:
             raise cursor.fail(f"metadata key {i}", "a name", "an empty string")
         if key in values:
             raise cursor.fail(what, "each key once", "it twice")
-        if cursor.strict and not (STRICT_KEY.fullmatch(key) and len(key) <= STRICT_KEY_BYTES):
-            expected = f"lower_snake_case segments with dots, at most {STRICT_KEY_BYTES} bytes"
+        if cursor.strict and not (STRICT_KEY.fullmatch(key) and len(key) <= MAX_KEY_BYTES):
+            expected = f"lower_snake_case segments with dots, at most {MAX_KEY_BYTES} bytes"
             raise cursor.fail(f"metadata key {i}", expected, shown(key))
         kind = read_value_type(cursor, what)
         if kind is ValueType.ARRAY:

@@ -12,13 +12,12 @@ from gguf_jax.gguf.atomic import replacing
 from gguf_jax.gguf.encode import encoded_header
 from gguf_jax.gguf.metadata import Metadata
 from gguf_jax.gguf.outgoing import PIECE, Outgoing, outgoing
-from gguf_jax.gguf.parse import DEFAULT_ALIGNMENT
+from gguf_jax.gguf.parse import DEFAULT_ALIGNMENT, MAX_KEY_BYTES
+from gguf_jax.gguf.string_array import encode_string
 from gguf_jax.gguf.tensor_view import swapped
 from gguf_jax.gguf.text import printable, shown
 from gguf_jax.gguf.value_type import BYTE_ORDERS, ValueType
 from gguf_jax.gguf.values import Typed
-
-MAX_KEY_BYTES = 65535
 
 
 def write(
@@ -43,7 +42,8 @@ def write(
             own; a list, the array of its elements' type, one for all of them. `Typed(value, type)` says otherwise.
         tensors: by name, in the order of the file; each one a `TensorView`; an array in NumPy order (float32, float16,
             bfloat16, float64, int8 ... int64); `(type, blocks)` with blocks uint8 `[..., row_bytes]` in ggml's
-            little-endian layout; or anything with `.type`, `.shape` and `.to_blocks()`, which returns such blocks.
+            little-endian layout; anything with `.type`, `.shape` and `.to_blocks()`, which returns such blocks; or a
+            flax variable that holds one of these.
         byte_order: "little" or "big"; see `tensor_view.swapped` for what a big-endian tensor is.
         alignment: of tensor data, a power of two; by default that of `general.alignment` in the metadata, else 32.
             One that is not 32 is put into the metadata.
@@ -92,9 +92,19 @@ def checked_metadata(metadata: Mapping[str, Any], alignment: int | None) -> Meta
     if key in values and (values.types[key] is not ValueType.U32 or values[key].bit_count() != 1):
         raise GGUFError(f"{key}: expected a power of two of type u32, found {values[key]} of type {values.types[key]}")
     for name in values:
-        if not 1 <= len(name.encode("utf-8", "surrogateescape")) <= MAX_KEY_BYTES:
-            raise GGUFError(f"metadata key {shown(name)}: expected 1 to {MAX_KEY_BYTES} bytes, found {len(name)}")
+        check_key(name)
     return values
+
+
+def check_key(key: Any) -> None:
+    if not isinstance(key, str):
+        raise GGUFError(f"metadata key {shown(key)}: expected a key of type str, found {type(key).__name__}")
+    try:
+        n = len(encode_string(key))
+    except GGUFError as error:
+        raise GGUFError(f"metadata key {error}") from error
+    if not 1 <= n <= MAX_KEY_BYTES:
+        raise GGUFError(f"metadata key {shown(key)}: expected 1 to {MAX_KEY_BYTES} bytes, found {n}")
 
 
 def write_tensor(file: Any, tensor: Outgoing, byte_order: str, path: str) -> None:

@@ -1,18 +1,24 @@
 """Chat templates: Jinja programs in a file's metadata that write a conversation as a prompt.
 
 They come with a file, so they are hostile until shown otherwise. They run in Jinja2's immutable sandbox (no attributes
-that lead to Python's internals, no changes to what they are given, `range` of at most 100,000), and what one rendering
-may use is bounded:
+that lead to Python's internals, no changes to what they are given, `range` of at most 100,000), without the filters and
+methods that chat templates have no use for (`template_calls`), and what one rendering may use is bounded:
 
 | what | at most |
 |---|---|
 | characters of a template | `MAX_SOURCE` |
-| steps of all its `for` loops, a sequence counting in full when the loop begins | `MAX_STEPS` |
-| length of what `+`, `~` and `*` make, and of the output | `MAX_LENGTH` |
-| bits of an integer that `*` and `**` make | `MAX_BITS` |
+| length of a text or list that an operator, a filter, a method or a macro makes, and of the output | `MAX_LENGTH` |
+| bits of an integer | `MAX_BITS` |
+| steps | `MAX_STEPS` |
 
-Not bounded: recursion that branches (macros, recursive loops; only its depth is), and filters that are asked for a huge
-result at once (`"x"|center(1000000000)`). For templates of unknown origin that is what a process with limits is for.
+An iteration of a loop takes a step, and so do 32 characters or 8 elements that are made; calls take some, and a body
+that can run many times takes more the larger it is. So loops, branching recursion, and values that grow or pile up all
+come to an end: within some seconds of a 2020s CPU core and some hundreds of megabytes.
+
+That is an estimate and no guarantee. Not counted: escaping (up to ten times the length of a text inside a list that is
+written out, five times that of one that goes into a text marked as safe), comparisons of long texts (`in`, `==`), what
+Jinja and Python take to compile a template of `MAX_SOURCE` (about ten seconds), and whatever the caller's own variables
+do when a template calls them. Where seconds matter, templates of unknown origin belong in a process with limits.
 
 What templates expect is what Hugging Face `transformers` gives them: `trim_blocks` and `lstrip_blocks`, `break` and
 `continue`, `{% generation %}`, `tojson` that escapes nothing, `raise_exception` and `strftime_now`.
@@ -21,32 +27,50 @@ What templates expect is what Hugging Face `transformers` gives them: `trim_bloc
 from __future__ import annotations
 
 import datetime
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2 import nodes, pass_context
+from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.gguf.text import printable
-from gguf_jax.tokenizers import fields
+from gguf_jax.tokenizers import fields, template_bounds, template_calls
+from gguf_jax.tokenizers.template_bounds import (
+    CHARACTERS,
+    check_length,
+    check_power,
+    check_product,
+    check_remainder,
+    check_sum,
+    pay_text,
+    steps_left,
+    text,
+)
+from gguf_jax.tokenizers.template_calls import FILTERS
 
 KEY = "tokenizer.chat_template"
 
 MAX_SOURCE = 1 << 20
-MAX_STEPS = 5_000_000
-MAX_LENGTH = 1 << 24
-MAX_BITS = 4096
+NODES = 8
+"""Nodes of a template's syntax that run in one step."""
+CALL_STEPS = 20
+"""What it takes to enter a macro, a block or a recursive loop: as long as that many iterations of an empty loop."""
 
-_steps_left: ContextVar[int] = ContextVar("steps_left", default=MAX_STEPS)
+OPERATORS: dict[str, Callable[[Any, Any], None]] = {
+    "+": check_sum,
+    "*": check_product,
+    "**": check_power,
+    "%": check_remainder,
+}
+"""The check of each operator that can make much of little."""
 
 
 def read_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -60,7 +84,7 @@ def render(source: str, variables: Mapping[str, Any], where: str = "chat templat
     """Runs a template. Whatever goes wrong in it is a GGUFJaxError that begins with `where`."""
     if len(source) > MAX_SOURCE:
         raise GGUFJaxError(f"{where}: expected at most {MAX_SOURCE} characters, found {len(source)}")
-    token = _steps_left.set(MAX_STEPS)
+    token = steps_left.set(template_bounds.MAX_STEPS)
     try:
         parts, length = [], 0
         for part in compiled(source).generate(variables):
@@ -71,13 +95,13 @@ def render(source: str, variables: Mapping[str, Any], where: str = "chat templat
     except Exception as error:  # a template can raise whatever Python can
         raise GGUFJaxError(f"{where}: {described(error)}") from error
     finally:
-        _steps_left.reset(token)
+        steps_left.reset(token)
 
 
 def described(error: Exception) -> str:
     line = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
     kind = "" if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: "
-    message = printable(" ".join(str(error).split())) or type(error).__name__
+    message = printable(" ".join(str(error)[:2000].split())) or type(error).__name__
     return line + kind + (message if len(message) <= 500 else message[:497] + "...")
 
 
@@ -87,88 +111,67 @@ def compiled(source: str) -> jinja2.Template:
 
 
 class Bounded(NodeTransformer):
-    """Sends what loops go through, and what `~` joins, through the filters that count them."""
+    """Sends what loops go through, what `~` joins and what slices make through the filters that count them, and begins
+    each body that can run many times with its price."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> Any:
+        self.size += 1
+        return super().visit(node, *args, **kwargs)
+
+    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.TemplateData:
+        self.size += len(node.data) * NODES // CHARACTERS
+        return node
 
     def visit_For(self, node: nodes.For) -> nodes.For:
-        self.generic_visit(node)
-        node.iter = nodes.Filter(node.iter, "counted", [], [], None, None, lineno=node.lineno)
+        self.visit_body(node, CALL_STEPS if node.recursive else 0)
+        node.iter = filtered(node.iter, "counted")
         return node
+
+    def visit_body(self, node: Any, steps: int = CALL_STEPS) -> Any:
+        before = self.size
+        self.generic_visit(node)
+        price = nodes.Const(steps + (self.size - before) // NODES, lineno=node.lineno)
+        node.body.insert(0, nodes.ExprStmt(filtered(price, "body"), lineno=node.lineno))
+        return node
+
+    visit_Macro = visit_CallBlock = visit_Block = visit_body
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:
         self.generic_visit(node)
-        return nodes.Filter(
-            nodes.List(node.nodes, lineno=node.lineno), "joined", [], [], None, None, lineno=node.lineno
-        )
+        return filtered(nodes.List(node.nodes, lineno=node.lineno), "concatenated")
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:
+        self.generic_visit(node)
+        return filtered(node, "paid") if isinstance(node.arg, nodes.Slice) else node
 
 
-# `pass_context` keeps Jinja from running these while it compiles a template.
-@pass_context
-def counted(context: object, values: Any) -> Iterable[Any]:
-    if isinstance(values, Sized):
-        take_steps(len(values))
-        return values  # pyright: ignore[reportReturnType]  # a loop over what is no iterable is Jinja's error to raise
-    return counted_one_by_one(values)
+def filtered(node: nodes.Expr, name: str) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
-def counted_one_by_one(values: Iterable[Any]) -> Iterator[Any]:
-    for value in values:
-        take_steps(1)
-        yield value
-
-
-@pass_context
-def joined(context: object, values: list[Any]) -> str:
-    texts = [str(value) for value in values]
-    check_length(sum(map(len, texts)))
-    return "".join(texts)
-
-
-def take_steps(number: int) -> None:
-    left = _steps_left.get() - number
-    if left < 0:
-        raise SecurityError(f"expected at most {MAX_STEPS} steps of loops, found more")
-    _steps_left.set(left)
-
-
-def check_length(length: int) -> None:
-    if length > MAX_LENGTH:
-        raise SecurityError(f"expected texts and lists of at most {MAX_LENGTH} elements, found {length}")
-
-
-def check_bits(bits: int) -> None:
-    if bits > MAX_BITS:
-        raise SecurityError(f"expected integers of at most {MAX_BITS} bits, found {bits}")
+def finalized(value: Any) -> Any:
+    """What `{{ value }}` writes, paid for: a macro or a `set` block gathers its output before anyone measures it."""
+    pay_text(value)
+    return value
 
 
 class Environment(ImmutableSandboxedEnvironment):
-    """The sandbox, with bounds for operators that can make much of little."""
+    """The sandbox, with bounds for operators and calls."""
 
-    intercepted_binops = frozenset({"+", "*", "**"})
+    intercepted_binops = frozenset(OPERATORS)
 
-    def call_binop(self, context: object, operator: str, left: Any, right: Any) -> Any:
-        check: Callable[[Any, Any], None] = {"+": check_sum, "*": check_product, "**": check_power}[operator]
-        check(left, right)
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        OPERATORS[operator](left, right)
         return self.binop_table[operator](left, right)
 
-
-def check_sum(left: Any, right: Any) -> None:
-    if isinstance(left, Sized) and isinstance(right, Sized):
-        check_length(len(left) + len(right))
-
-
-def check_product(left: Any, right: Any) -> None:
-    match left, right:
-        case int(), int():
-            check_bits(left.bit_length() + right.bit_length())
-        case (int(), Sized()):
-            check_length(left * len(right))
-        case (Sized(), int()):
-            check_length(len(left) * right)
-
-
-def check_power(left: Any, right: Any) -> None:
-    if isinstance(left, int) and isinstance(right, int):
-        check_bits(left.bit_length() * right)
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+        # Names that no template can give its arguments, as the base class has them.
+        if not __self.is_safe_callable(__obj):
+            raise SecurityError(f"{type(__obj).__name__} is not safely callable")
+        return template_calls.call(__self, __context, __obj, *args, **kwargs)
 
 
 class Generation(Extension):
@@ -181,24 +184,18 @@ class Generation(Extension):
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
-def raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+def raise_exception(message: Any) -> NoReturn:
+    raise jinja2.TemplateError(text(message))
 
 
 def strftime_now(format: str) -> str:
+    check_length(256 * len(format))  # what Python gives the C library for its answer, in which a field has a width too
     return datetime.datetime.now().strftime(format)
 
 
-def tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-ENVIRONMENT = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[LoopControlExtension, Generation])
-ENVIRONMENT.filters |= {"tojson": tojson, "counted": counted, "joined": joined}
+ENVIRONMENT = Environment(
+    trim_blocks=True, lstrip_blocks=True, finalize=finalized, extensions=[LoopControlExtension, Generation]
+)
+ENVIRONMENT.filters = FILTERS
 ENVIRONMENT.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
+del ENVIRONMENT.globals["lipsum"]  # as many words as it is asked for

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,9 @@ import time
 import pytest
 
 import gguf_jax as gj
+from gguf_jax.cli import options
+from gguf_jax.cli.app import app
+from gguf_jax.generation import Piece
 
 ONE_LINE_ERRORS = {
     "no such file": (["run", "absent.gguf"], "absent.gguf"),
@@ -141,18 +145,131 @@ def test_light_commands_import_no_jax(folder):
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "print('jax' in sys.modules, file=sys.stderr)"
     )
-    for arguments in (["inspect", "--json"], ["tokenize", "-p", "x"], ["--help"], ["version"]):
+    for arguments in (["inspect"], ["tokenize", "-p", "x"], ["run", "--help"], ["version"], ["run", "absent.gguf"]):
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True, check=True
         )
         assert done.stderr.splitlines()[-1] == "False", arguments
 
 
-def test_a_closed_pipe_is_no_error(folder):
-    program = f"{sys.executable} -m gguf_jax inspect --full | head -n 1"
-    done = subprocess.run(program, shell=True, cwd=folder, capture_output=True, text=True, check=True)
-    assert done.stdout.count("\n") == 1
-    assert done.stderr == ""
+def test_run_ends_quietly_with_its_reader(folder):
+    program = f"{sys.executable} -m gguf_jax run -n 400 -p 'Once upon' | head -c 5; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", program], cwd=folder, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Once ", "")
+
+
+@pytest.fixture
+def answered(monkeypatch):
+    """Commands in this process with the answer "!" in place of a generation; what was asked, for each."""
+    asked = []
+
+    def pieces(engine, tokenizer, prompts, params, *, max_tokens=None, timings=None, **rest):
+        asked.append((engine, params[0], max_tokens))
+        timings.decode_tokens += 1
+        yield Piece(0, "!", 0, "length")
+
+    monkeypatch.setattr("gguf_jax.generation.pieces", pieces)
+
+    def command(*arguments):
+        app([*map(str, arguments)], standalone_mode=False)
+        return asked.pop()
+
+    return command
+
+
+GIVEN = {
+    "temperature": ("--temp", 0.5),
+    "top_k": ("--top-k", 50),
+    "top_p": ("--top-p", 0.5),
+    "min_p": ("--min-p", 0.25),
+    "typical_p": ("--typical", 0.5),
+    "repeat_penalty": ("--repeat-penalty", 2),
+    "presence_penalty": ("--presence-penalty", 0.5),
+    "frequency_penalty": ("--frequency-penalty", 0.25),
+    "penalty_last_n": ("--repeat-last-n", 8),
+    "seed": ("--seed", 9),
+}
+
+
+@pytest.mark.parametrize("command", ["run", "chat"])
+def test_every_sampling_field_is_an_option_and_has_its_own_default(command, answered, monkeypatch):
+    lines = iter(["hello", None] * 3)
+    monkeypatch.setattr("gguf_jax.cli.chat._read", lambda: next(lines))
+    _, params, _ = answered(command, "--seed", 7)
+    assert params == gj.SamplingParams(seed=7)
+    _, params, _ = answered(command)
+    assert params.seed is not None
+    given = [word for pair in GIVEN.values() for word in pair]
+    engine, params, limit = answered(command, *given, "-l", "5-inf", "-n", 3, "-c", 32, "-b", 16, "--cache-type", "f32")
+    assert params == gj.SamplingParams(
+        **{name: value for name, (_, value) in GIVEN.items()}, logit_bias={5: -float("inf")}
+    )
+    assert {*GIVEN, "logit_bias"} == set(gj.SamplingParams.__dataclass_fields__)
+    assert (limit, engine.ctx_size, engine.batch_size, engine.cache_dtype) == (3, 32, 16, "float32")
+
+
+def test_load_time_holds_what_imports_jax_but_not_who_types(answered, monkeypatch, capsys):
+
+    def slow(function, seconds):
+        def called(*arguments):
+            time.sleep(seconds)
+            return function(*arguments)
+
+        return called
+
+    monkeypatch.setattr(options, "sampling_params", slow(options.sampling_params, 1))
+    monkeypatch.setattr("gguf_jax.cli.run._prompt", slow(lambda *_: "text", 3))
+    answered("run", "--json")
+    assert 1 <= json.loads(capsys.readouterr().out)["timings"]["load_s"] < 3
+
+
+def test_chat_reports_the_load_once(answered, monkeypatch, capsys):
+    lines = iter(["one", "two", None])
+    monkeypatch.setattr("gguf_jax.cli.chat._read", lambda: next(lines))
+    answered("chat")
+    found = capsys.readouterr()
+    assert found.out == "!\n!\n"
+    words = [line.split()[0] for line in found.err.splitlines() if line]
+    assert [word for word in words if word in ("load", "compile", "prefill", "decode")] == [
+        "load", *["prefill", "decode"] * 2
+    ]  # fmt: skip
+
+
+EARLY = """
+import signal, sys, weakref
+from gguf_jax.cli.main import main
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "gguf_jax.cli.app":
+            if {wrapped}:
+                raised = {{"__set_name__": lambda *_: signal.raise_signal(signal.SIGINT)}}
+                type("Owner", (), {{"x": type("Named", (), raised)()}})
+            elif {ignored}:
+                thing = type("Thing", (), {{}})()
+                ref = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
+                del thing
+            else:
+                signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = ["tokenize"]  # which waits for stdin
+main()
+"""
+
+
+@pytest.mark.parametrize("where", ["imported", "ignored", "wrapped"])
+def test_ctrl_c_while_the_program_starts(where):
+    """In an import; where exceptions can only be ignored; where Python 3.11 wraps them in another."""
+    program = subprocess.Popen(
+        [sys.executable, "-c", EARLY.format(ignored=where == "ignored", wrapped=where == "wrapped")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with program:  # without `communicate`, which would close stdin
+        assert program.wait(60) == 130
+        assert program.stderr.read() == b""
 
 
 class Terminal:
@@ -175,15 +292,21 @@ class Terminal:
         self.process.wait()
         os.close(self.fd)
 
+    def read(self):
+        """What comes next, "" when the program has gone."""
+        try:
+            return os.read(self.fd, 4096).decode("utf-8", "replace")
+        except OSError:
+            return ""
+
     def wait_for(self, text, seconds=120):
         """Everything until `text` appears; it is consumed."""
         end = time.monotonic() + seconds
         while text not in self.seen:
             assert time.monotonic() < end, f"waited for {text!r}, saw {self.seen!r}"
-            try:
-                self.seen += os.read(self.fd, 4096).decode("utf-8", "replace")
-            except OSError:  # the program has gone
-                assert text in self.seen, f"waited for {text!r}, saw {self.seen!r}"
+            part = self.read()
+            self.seen += part
+            assert part or text in self.seen, f"waited for {text!r}, saw {self.seen!r}"
         before, self.seen = self.seen.split(text, 1)
         return before
 
@@ -192,6 +315,32 @@ class Terminal:
 
     def interrupt(self):
         self.process.send_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("moment", ["prompt", "compiling", "April, and"], ids=["prefill", "compile", "decode"])
+def test_ctrl_c_ends_run(folder, moment):
+    with Terminal("run", "-n", "400", cwd=folder) as run:
+        run.wait_for(moment)
+        run.interrupt()
+        seen = ""
+        while part := run.read():
+            seen += part
+        assert run.process.wait(60) == 130
+        assert "Traceback" not in seen
+
+
+def test_a_remote_header_that_takes_long_shows_that(folder):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/a.gguf"
+        with Terminal("inspect", address, cwd=folder) as inspect:
+            inspect.wait_for("reading header")
+            inspect.interrupt()
+            assert inspect.process.wait(30) == 130
+
+
+def test_a_hostile_text_does_not_drive_the_terminal(folder):
+    with Terminal("tokenize", "--decode", " ".join(map(str, gj.tokenizer().encode("\x1b[2Jx"))), cwd=folder) as shown:
+        shown.wait_for("\\x1b[2Jx")
 
 
 def test_chat_answers_stops_on_ctrl_c_and_goes_on(folder):

@@ -2,12 +2,14 @@
 
 import datetime
 import json
+import tracemalloc
 
+import jinja2.filters
 import pytest
 
 from gguf_jax.errors import GGUFJaxError
-from gguf_jax.tokenizers import chat_template, from_metadata
-from gguf_jax.tokenizers.chat_template import render
+from gguf_jax.tokenizers import from_metadata, template_bounds
+from gguf_jax.tokenizers.chat_template import ENVIRONMENT, render
 from tests.tokenizers.vocabularies import metadata, tokenizer
 
 MESSAGES = [
@@ -187,16 +189,16 @@ def test_nothing_grows_without_bound(what, seed):
 def test_steps_are_counted(monkeypatch):
     nested = "{% for a in range(200) %}{% for b in range(200) %}{% endfor %}{% endfor %}"
     assert render(nested, {}) == ""
-    monkeypatch.setattr(chat_template, "MAX_STEPS", 20000)
-    with pytest.raises(GGUFJaxError, match="expected at most 20000 steps of loops, found more"):
+    monkeypatch.setattr(template_bounds, "MAX_STEPS", 20000)
+    with pytest.raises(GGUFJaxError, match="expected at most 20000 steps, found more"):
         render(nested, {})
-    with pytest.raises(GGUFJaxError, match="steps of loops"):
+    with pytest.raises(GGUFJaxError, match="20000 steps"):
         render("{% for a in x %}{% endfor %}", {"x": iter(range(20001))})
     assert render("{% for a in x %}{% endfor %}", {"x": "a" * 19999}) == ""  # each rendering has its own
 
 
 def test_length_is_bounded(monkeypatch):
-    monkeypatch.setattr(chat_template, "MAX_LENGTH", 1000)
+    monkeypatch.setattr(template_bounds, "MAX_LENGTH", 1000)
     assert len(render("{% for a in range(100) %}123456789 {% endfor %}", {})) == 1000
     with pytest.raises(GGUFJaxError, match="at most 1000 elements, found 1010"):
         render("{% for a in range(101) %}123456789 {% endfor %}", {})
@@ -211,3 +213,147 @@ def test_messages_are_not_changed():
     before = json.dumps(MESSAGES)
     render("{% for m in messages %}{% set m = 1 %}{% endfor %}", {"messages": MESSAGES})
     assert json.dumps(MESSAGES) == before
+
+
+BIG = "1500000000"
+TOO_LONG = [
+    "{{ 'x' | center(BIG) }}",
+    "{{ ['x'] | map('center', BIG) | list }}",
+    "{% filter center(BIG) %}x{% endfilter %}",
+    "{{ 'a\nb' | indent(BIG) }}",
+    "{{ 'a\nb' | indent('x' * 16000000, true) }}",
+    "{{ [1] | tojson(indent=BIG) }}",
+    "{{ ('x' * 100000) | replace('x', 'y' * 100000) }}",
+    "{{ ('x' * 100000) | replace('', 'y' * 100000) }}",
+    "{{ range(100000) | join('x' * 100000) }}",
+    "{{ ('a ' * 100000) | wordwrap(1, wrapstring='x' * 100000) }}",
+    "{{ '%BIGd' | format(1) }}",
+    "{{ '%*d' | format(BIG, 1) }}",
+    "{{ '%.BIGf' % 1.0 }}",
+    "{{ '%*d' % (BIG, 1) }}",
+    "{{ '%(a)BIGd' % {'a': 1} }}",
+    "{{ '%(a(b))BIGd' % {'a(b)': 1} }}",
+    "{{ ('%BIGd' | safe) % 1 }}",
+    "{{ ('%(a)s' * 1000000) % {'a': 'x' * 1000000} }}",
+    "{{ '{:BIG}'.format(1) }}",
+    "{{ '{:.BIGf}'.format(1.0) }}",
+    "{{ '{:{w}}'.format(1, w=BIG) }}",
+    "{{ '{a:BIG}'.format_map({'a': 1}) }}",
+    "{{ ('{:BIG}' | safe).format(1) }}",
+    "{{ ('{0}' * 1000000).format('x' * 1000000) }}",
+    "{% set f = ['{:BIG}'] | map(attribute='format') | list %}{{ f[0](1) }}",
+    "{{ 'x'.ljust(BIG) }}",
+    "{{ 'x'.rjust(BIG) }}",
+    "{{ 'x'.center(BIG) }}",
+    "{{ 'x'.zfill(BIG) }}",
+    "{{ '\t'.expandtabs(BIG) }}",
+    "{{ ('x' * 100000).replace('x', 'y' * 100000) }}",
+    "{{ ('y' * 100000).join('a' * 100000) }}",
+    "{{ ('y' * 100000).join(range(100000) | map('string')) }}",
+    "{{ ('x' | attr('ljust'))(BIG) }}",
+    "{{ 'x'['ljust'](BIG) }}",
+    "{{ ('x' | safe).ljust(BIG) }}",
+    "{{ [1] | batch(BIG, 0) | list }}",
+    "{{ [1] | slice(BIG) | list }}",
+    "{% set x = 'a' * 16000000 %}{{ [x] * 1000 }}",
+    "{% set x = 'a' * 16000000 %}{{ ([x] * 1000) | string }}",
+    "{% set x = 'a' * 16000000 %}{{ ([x] * 1000) | sort | length }}",
+    "{% set x = 'a' * 16000000 %}{{ raise_exception([x] * 1000) }}",
+    "{% set x = 'a' * 1000000 %}{% macro f() %}{% for i in range(20) %}{{ x }}{% endfor %}{% endmacro %}{{ f() }}",
+    "{% set n = namespace() %}{% set n.x = [n, n] %}{{ n }}",
+    "{{ strftime_now('%100000d' * 100000) }}",
+]
+NESTED = "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}"
+TOO_MUCH = [
+    NESTED + "{{ f(22) }}",
+    "{% for x in [1] recursive %}{% if loop.depth < 60 %}{{ loop([1, 1]) }}{% endif %}{% endfor %}",
+    "{% block b %}{% if n.x %}{{ self.b() }}{{ self.b() }}{% endif %}{% endblock %}",
+    "{% for i in range(1000) %}" + "{{ i }}" * 50000 + "{% endfor %}",
+    "{% for i in range(100000) %}" + " " * 10000 + "{% endfor %}",
+    "{% set n = namespace(x=[]) %}{% for i in range(999) %}{% set n.x = n.x + ['a' * 16000000 ~ i] %}{% endfor %}",
+    "{% set b = [1] * 1000000 %}{% for i in range(999) %}{% set c = b[1:] %}{% endfor %}",
+    "{% for i in range(100000) %}{{ -1000000 | body }}{% endfor %}",
+    "{{ ('x ' * 8000000).split() | length }}",
+    "{{ ('x' * 16000000) | list | length }}",
+    "{% set x = 'a' * 16000000 %}{{ ([x] * 1000) | map('default') | unique | list | length }}",
+]
+
+
+@pytest.mark.parametrize("template", TOO_LONG)
+def test_nothing_is_made_that_is_too_long(template):
+    check_refused(template.replace("BIG", BIG), "expected texts and lists of at most 16777216 elements, found [0-9]+$")
+
+
+@pytest.mark.parametrize("template", TOO_MUCH, ids=range(len(TOO_MUCH)))
+def test_work_adds_up(template, monkeypatch):
+    # A tenth, for the sake of the tests' time: each of these would go on for minutes at least, or take gigabytes.
+    monkeypatch.setattr(template_bounds, "MAX_STEPS", 500_000)
+    check_refused(template, "expected at most 500000 steps, found more$", {"n": {"x": 1}})
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ 5 | round(-1500000000) }}", "integers of at most 4096 bits"),
+        ("{{ 1.5 | round(1500000000, 'ceil') }}", "integers of at most 4096 bits"),
+        ("{{ ('f' * 16000000) | int(0, 16) }}", "integers of at most 4096 bits"),
+        ("{{ ([[1] * 1000] * 1000) | sum(start=[]) }}", "a number for sum to start from, found list"),
+        ("{{ (1).to_bytes(1500000000, 'big') }}", "no method of bytes, found to_bytes"),
+        ("{{ 'x'.encode() }}", "a method of texts that templates may call, found encode"),
+        ("{{ 'x'.translate({120: 'y'}) }}", "a method of texts that templates may call, found translate"),
+        ("{{ b.ljust(1500000000) }}", "no method of bytes, found ljust"),
+        ("{{ b % 1 }}", "found bytes"),
+        ("{{ 'x' | urlize }}", "No filter named 'urlize'"),
+        ("{{ lipsum(n=1000000) }}", "'lipsum' is undefined"),
+    ],
+)
+def test_what_is_not_there(template, message):
+    check_refused(template, message, {"b": b"%1500000000d"})
+
+
+def check_refused(template, message, variables=None):
+    tracemalloc.start()
+    try:
+        with pytest.raises(GGUFJaxError, match=f"^chat template: .*{message}") as info:
+            render(template, variables or {})
+        assert tracemalloc.get_traced_memory()[1] < 600e6
+    finally:
+        tracemalloc.stop()
+    assert str(info.value).isprintable()
+    assert len(str(info.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{ 'x' | center(5) }}|{{ 'x'.ljust(3) }}|{{ 'x'.rjust(3) }}|{{ '7'.zfill(3) }}", "  x  |x  |  x|007"),
+        ("{{ 'a\tb'.expandtabs(4) }}|{{ 'aba'.replace('a', 'cc', 1) }}|{{ 'aba' | replace('a', 'c') }}", "a   b|ccba|cbc"),
+        ("{{ '%5.1f|%-3s|' | format(2.25, 'a') }}", "  2.2|a  |"),
+        ("{{ '%s %%' % 5 }}|{{ '%(a)s' % {'a': 1} }}|{{ 7 % 4 }}|{{ '%*d' % (3, 1) }}", "5 %|1|3|  1"),
+        ("{{ '{:>{w}}|{a[0]!r}'.format(1, w=3, a=['b']) }}|{{ '{a}'.format_map({'a': 1}) }}", "  1|'b'|1"),
+        ("{{ ('<{}>' | safe).format('<') }}{{ ('<' | safe | trim) + '>' }}", "<&lt;><&gt;"),
+        ("{{ [1, 'a', none] | join('-') }}|{{ [{'a': 1}, {'a': 2}] | join(',', attribute='a') }}", "1-a-None|1,2"),
+        ("{{ '-'.join(['a', 'b']) }}|{{ 'a b'.split() }}|{{ 'a\nb' | indent(2, true) }}", "a-b|['a', 'b']|  a\n  b"),
+        ("{{ [1, 2, 3] | batch(2, 0) | list }}{{ [1, 2] | sum }}{{ 2.345 | round(1) }}", "[[1, 2], [3, 0]]32.3"),
+        ("{{ [2, 1] | sort }}{{ ['b', 'A'] | sort | first }}{{ {'b': 1, 'a': 2} | dictsort }}", "[1, 2]A[('a', 2), ('b', 1)]"),
+        ("{{ 'abc'[1:] }}{{ [1, 2, 3][::-1] }}{{ '10' | int + 1 }}{{ 'a b c' | wordwrap(3) }}", "bc[3, 2, 1]11a b\nc"),
+        ("{% macro f(x) %}<{{ x }}{{ caller() }}>{% endmacro %}{% call f(1) %}!{% endcall %}", "<1!>"),
+        ("{{ [{'a': 1}, {'b': 1}] | selectattr('a', 'defined') | map(attribute='a') | list }}", "[1]"),
+    ],
+)  # fmt: skip
+def test_what_is_bounded_does_what_it_did(template, expected):
+    assert render(template, {}) == expected
+    assert type(render(template, {})) is str
+
+
+def test_filters_are_those_of_jinja():
+    theirs = ENVIRONMENT.filters.keys() & jinja2.filters.FILTERS.keys()
+    assert theirs == jinja2.filters.FILTERS.keys() - {"pprint", "striptags", "urlencode", "urlize", "xmlattr"}
+
+
+def test_a_long_conversation_is_no_hostile_one(shared):
+    # 500 turns with a text of some pages each.
+    long = [{"role": role, "content": "word " * 400} for _ in range(500) for role in ("user", "assistant")]
+    for path in sorted((shared / "vocab" / "templates").glob("*.jinja")):
+        arguments = {"messages": [*long, MESSAGES[-1]]} | {k: v for k, v in CHANGES.get(path.stem, {}).items() if k != "messages"}  # fmt: skip
+        assert len(with_template(path.read_text("utf-8")).apply_chat_template(**arguments)) > 1_000_000, path.stem

@@ -1,0 +1,51 @@
+"""The program's commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gguf_jax import __version__
+from gguf_jax.cli import options
+from gguf_jax.cli.chat import chat
+from gguf_jax.cli.output import write
+from gguf_jax.cli.run import run
+from gguf_jax.cli.tokenize import tokenize
+
+app = typer.Typer(
+    name="gguf-jax",
+    help="Run and look into GGUF models in JAX, their weights packed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(run)
+app.command()(chat)
+app.command()(tokenize)
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="GGUF file, or http(s):// or hf:// address (only its header is fetched)."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Print long values whole.")] = False,
+    tensors: Annotated[bool, typer.Option("--tensors/--no-tensors", help="List every tensor.")] = True,
+    metadata_only: Annotated[bool, typer.Option("--metadata-only", help="Nothing about tensors.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse what the specification forbids.")] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show a file's metadata, tensors, types, sizes and bits per weight."""
+    from gguf_jax.cli.inspect import inspect as show
+
+    show(model, as_json=as_json, full=full, tensors=tensors, metadata_only=metadata_only, strict=strict)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    write(f"{__version__}\n")
