@@ -11,7 +11,6 @@ Names are imported when they are first used, so that reading a file costs no imp
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,13 +52,19 @@ __all__ = [  # noqa: RUF022 - by subject, as the documentation has them
     "GGUFJaxError", "GGUFError", "Unsupported",
 ]  # fmt: skip
 
-try:
-    __version__ = version("gguf_jax")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    __version__ = "0+unknown"
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # takes longer than everything else here
+
+    try:
+        return version("gguf_jax")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "0+unknown"
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -65,6 +65,7 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 from gguf_jax import ops
 from tests.support import QUANTIZED, columns_of, random_weight
 mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+explicit = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
 for type in QUANTIZED:
     w = random_weight(type, 8, columns=columns_of(type, 4))
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, w.shape[1])), jnp.float32)
@@ -74,8 +75,11 @@ for type in QUANTIZED:
         placed = jax.device_put(w, NamedSharding(mesh, spec))
         assert placed.shape == w.shape
         assert all(plane.sharding.spec == spec for plane in jax.tree.leaves(placed))
-        decoded = np.asarray(jax.jit(lambda w: w.dequantize())(placed))
-        assert (decoded.view(np.uint32) == whole.view(np.uint32)).all(), type
+        told = jax.device_put(w, NamedSharding(explicit, spec))
+        for each in (placed, told):
+            decoded = jax.jit(lambda w: w.dequantize())(each)
+            assert (np.asarray(decoded).view(np.uint32) == whole.view(np.uint32)).all(), type
+        assert decoded.sharding.spec == spec
         y = np.asarray(jax.jit(ops.linear)(x, placed))
         size = np.abs(np.asarray(x)) @ np.abs(whole).T
         assert (np.abs(y - alone) <= 2 * np.finfo(np.float32).eps * w.shape[1] * size).all(), type

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from gguf_jax import __version__
 from gguf_jax.cli import options
 from gguf_jax.cli.chat import chat
 from gguf_jax.cli.output import write
@@ -48,4 +47,6 @@ def inspect(
 @app.command()
 def version() -> None:
     """Print the version."""
-    write(f"{__version__}\n")
+    import gguf_jax
+
+    write(f"{gguf_jax.__version__}\n")

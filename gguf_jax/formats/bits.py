@@ -66,3 +66,19 @@ def even_signs(seven: Array) -> Array:
     parity = parity ^ (parity >> 2)
     parity = (parity ^ (parity >> 1)) & 1
     return seven | (parity << 7)
+
+
+def lookup(table: np.ndarray, index: Array, xp: Any) -> Array:
+    """Rows of a small host table: `table [entries, ...]` at integers `index [...]` -> `[..., ...]`; clipped to its end.
+
+    On a mesh whose axes are explicit, JAX wants to be told how a gather's result is sharded: like its indices.
+    """
+    if xp is np:
+        return np.take(table, index, axis=0, mode="clip")
+    import jax  # a traced decoder runs where JAX is already imported
+
+    sharding = jax.typeof(index).sharding
+    explicit = jax.sharding.AxisType.Explicit in sharding.mesh.axis_types
+    if explicit:
+        sharding = sharding.update(spec=(*sharding.spec, *(None,) * (table.ndim - 1)))
+    return xp.asarray(table).at[index].get(mode="clip", out_sharding=sharding if explicit else None)

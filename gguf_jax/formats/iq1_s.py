@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gguf_jax.formats.bits import grouped, ungrouped
+from gguf_jax.formats.bits import grouped, lookup, ungrouped
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.codebooks import codebook
 from gguf_jax.formats.ggml_type import GGMLType
@@ -26,7 +26,7 @@ LAYOUT = np.dtype([("d", "<f2"), ("qs", "u1", 32), ("qh", "<u2", 8)])
 
 def eighths(index: Array, minus: Array, xp: Any) -> Array:
     """8 * (grid[index] +- 1/8) as int8: `[..., n]`, and 1 in `minus` to go down -> `[..., 8 * n]`; IQ1_M too."""
-    vectors = 8 * xp.take(codebook("iq1_s"), index, axis=0, mode="clip")
+    vectors = 8 * lookup(codebook("iq1_s"), index, xp)
     return ungrouped(vectors + (1 - 2 * minus.astype(np.int8))[..., None])
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from gguf_jax.formats.bits import grouped, negate, ungrouped, unpack
+from gguf_jax.formats.bits import grouped, lookup, negate, ungrouped, unpack
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.codebooks import codebook
 from gguf_jax.formats.ggml_type import GGMLType
@@ -30,7 +30,7 @@ LAYOUT = np.dtype([("d", "<f2"), ("qs", "u1", 64), ("qh", "u1", 8), ("scales", "
 def decode(planes: Mapping[str, Array], xp: Any) -> Array:
     low, signs = planes["qs"][..., :32], planes["qs"][..., 32:]
     index = low | (unpack(planes["qh"], 2, 1, xp).astype(np.uint16) << 8)
-    vectors = ungrouped(xp.take(codebook("iq2_s"), index, axis=0, mode="clip"))
+    vectors = ungrouped(lookup(codebook("iq2_s"), index, xp))
     scale = planes["d"].astype(np.float32) * (unpack(planes["scales"], 4, 1, xp).astype(np.float32) + 0.5) / 4
     return ungrouped(grouped(scale, negate(vectors, signs, xp)))
 

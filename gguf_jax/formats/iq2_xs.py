@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gguf_jax.formats.bits import even_signs, grouped, negate, ungrouped, unpack
+from gguf_jax.formats.bits import even_signs, grouped, lookup, negate, ungrouped, unpack
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.codebooks import codebook
 from gguf_jax.formats.ggml_type import GGMLType
@@ -28,7 +28,7 @@ LAYOUT = np.dtype([("d", "<f2"), ("qs", "<u2", 32), ("scales", "u1", 8)])
 
 def decode(planes: Mapping[str, Array], xp: Any) -> Array:
     qs = planes["qs"]
-    vectors = ungrouped(xp.take(codebook("iq2_xs"), qs & 511, axis=0, mode="clip"))
+    vectors = ungrouped(lookup(codebook("iq2_xs"), qs & 511, xp))
     scale = planes["d"].astype(np.float32) * (unpack(planes["scales"], 4, 1, xp).astype(np.float32) + 0.5) / 4
     return ungrouped(grouped(scale, negate(vectors, even_signs(qs >> 9), xp)))
 

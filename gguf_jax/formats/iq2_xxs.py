@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gguf_jax.formats.bits import even_signs, grouped, little_endian, negate, ungrouped
+from gguf_jax.formats.bits import even_signs, grouped, little_endian, lookup, negate, ungrouped
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.codebooks import codebook
 from gguf_jax.formats.ggml_type import GGMLType
@@ -36,7 +36,7 @@ def decode(planes: Mapping[str, Array], xp: Any) -> Array:
     qs = qs.reshape(*qs.shape[:-1], 8, 4)
     index = ungrouped(xp.stack([qs[..., :2] & 255, qs[..., :2] >> 8], axis=-1))
     word = little_endian(qs[..., 2:], 16)
-    vectors = ungrouped(xp.take(codebook("iq2_xxs"), ungrouped(index), axis=0, mode="clip"))
+    vectors = ungrouped(lookup(codebook("iq2_xxs"), ungrouped(index), xp))
     scale = planes["d"].astype(np.float32) * ((word >> 28).astype(np.float32) + 0.5) / 4
     return ungrouped(grouped(scale, negate(vectors, signs_of_word(word), xp)))
 

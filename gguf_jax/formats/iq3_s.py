@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gguf_jax.formats.bits import grouped, negate, ungrouped, unpack
+from gguf_jax.formats.bits import grouped, lookup, negate, ungrouped, unpack
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.codebooks import codebook
 from gguf_jax.formats.ggml_type import GGMLType
@@ -27,7 +27,7 @@ LAYOUT = np.dtype([("d", "<f2"), ("qs", "u1", 64), ("qh", "u1", 8), ("signs", "u
 
 def decode(planes: Mapping[str, Array], xp: Any) -> Array:
     index = planes["qs"] | (unpack(planes["qh"], 1, 1, xp).astype(np.uint16) << 8)
-    vectors = ungrouped(xp.take(codebook("iq3_s"), index, axis=0, mode="clip"))
+    vectors = ungrouped(lookup(codebook("iq3_s"), index, xp))
     scale = planes["d"].astype(np.float32) * (2 * unpack(planes["scales"], 4, 1, xp) + 1).astype(np.float32)
     return ungrouped(grouped(scale, negate(vectors, planes["signs"], xp)))
 

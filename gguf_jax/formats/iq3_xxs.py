@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gguf_jax.formats.bits import grouped, little_endian, negate, ungrouped
+from gguf_jax.formats.bits import grouped, little_endian, lookup, negate, ungrouped
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.codebooks import codebook
 from gguf_jax.formats.ggml_type import GGMLType
@@ -30,7 +30,7 @@ LAYOUT = np.dtype([("d", "<f2"), ("qs", "u1", 96)])
 def decode(planes: Mapping[str, Array], xp: Any) -> Array:
     index, rest = planes["qs"][..., :64], planes["qs"][..., 64:]
     word = little_endian(rest.reshape(*rest.shape[:-1], 8, 4), 8)
-    vectors = ungrouped(xp.take(codebook("iq3_xxs"), index, axis=0, mode="clip"))
+    vectors = ungrouped(lookup(codebook("iq3_xxs"), index, xp))
     scale = planes["d"].astype(np.float32) * ((word >> 28).astype(np.float32) + 0.5) / 2
     return ungrouped(grouped(scale, negate(vectors, signs_of_word(word), xp)))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gguf_jax.formats.bits import grouped, ungrouped, unpack
+from gguf_jax.formats.bits import grouped, lookup, ungrouped, unpack
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.codebooks import codebook
 from gguf_jax.formats.ggml_type import GGMLType
@@ -23,7 +23,7 @@ LAYOUT = np.dtype([("d", "<f2"), ("qs", "u1", 16)])
 
 def levels(qs: Array, xp: Any) -> Array:
     """uint8 `[..., n]` -> int8 `[..., 2 * n]`, bytes in runs of 16; IQ4_XS too."""
-    return xp.take(codebook("iq4_nl"), unpack(qs, 4, 16, xp), mode="clip")
+    return lookup(codebook("iq4_nl"), unpack(qs, 4, 16, xp), xp)
 
 
 def decode(planes: Mapping[str, Array], xp: Any) -> Array:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from gguf_jax.formats.bits import grouped, ungrouped, unpack
+from gguf_jax.formats.bits import grouped, lookup, ungrouped, unpack
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.ggml_type import GGMLType
 
@@ -54,12 +54,12 @@ def _half_ue4m3() -> np.ndarray:
 
 def decode_mxfp4(planes: Mapping[str, Array], xp: Any) -> Array:
     row = planes["e"].astype(np.uint16) << 4
-    return xp.take(_mxfp4_values(), row | unpack(planes["qs"], 4, 16, xp), mode="clip")
+    return lookup(_mxfp4_values(), row | unpack(planes["qs"], 4, 16, xp), xp)
 
 
 def decode_nvfp4(planes: Mapping[str, Array], xp: Any) -> Array:
-    scale = xp.take(_half_ue4m3(), planes["d"], mode="clip")
-    return ungrouped(grouped(scale, xp.take(DOUBLED_E2M1, unpack(planes["qs"], 4, 8, xp), mode="clip")))
+    scale = lookup(_half_ue4m3(), planes["d"], xp)
+    return ungrouped(grouped(scale, lookup(DOUBLED_E2M1, unpack(planes["qs"], 4, 8, xp), xp)))
 
 
 MXFP4 = BlockFormat(GGMLType.MXFP4, 32, MXFP4_LAYOUT, decode_mxfp4)
