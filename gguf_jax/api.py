@@ -45,7 +45,7 @@ def load(file: str | os.PathLike[str] | gguf.GGUFFile | None = None, **options: 
             rows = model.config.vocab_size
             error = GGUFError(f"tokenizer.ggml.tokens: expected at least {rows} tokens, found {made.vocab_size}")
             raise checkpoint.about(file, error)
-        model.companions.tokenizer = made
+        model.tokenizer = made
     except GGUFJaxError as error:
-        model.companions.tokenizer = _NoTokenizer(error)
+        model.tokenizer = _NoTokenizer(error)
     return model

@@ -82,7 +82,7 @@ def _load(
                 on_tensor(name, view.nbytes)
     except GGUFJaxError as error:
         raise about(file, error) from None
-    model.companions.metadata = file.metadata
+    model.metadata = file.metadata
     return model
 
 

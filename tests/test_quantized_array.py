@@ -87,6 +87,10 @@ for type in QUANTIZED:
     mapped = jax.shard_map(lambda x, w: ops.linear(x, w), mesh=mesh, **specs)
     y = np.asarray(jax.jit(mapped)(x, jax.device_put(w, NamedSharding(mesh, P("x", None)))))
     assert (np.abs(y - alone) <= 2 * np.finfo(np.float32).eps * w.shape[1] * size).all(), type
+    for where in (mesh, explicit):
+        placed = jax.device_put(w, NamedSharding(where, P("x", None)))
+        rows = np.asarray(jax.jit(ops.take_rows)(placed, jnp.asarray([[1, 7], [0, 3]])))
+        assert (rows.view(np.uint32) == whole[[[1, 7], [0, 3]]].view(np.uint32)).all(), type
 print("sharded", len(QUANTIZED))
 """
 

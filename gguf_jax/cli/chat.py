@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -63,6 +64,7 @@ def chat(
         say("This model has no chat template: what you write is continued as it stands.")
     report(load_s)
     say(f"({HELP})")
+    turn = 0
     while (line := _read()) is not None:
         match line.strip():
             case "":
@@ -75,7 +77,10 @@ def chat(
             case "/help" | "/?":
                 say(f"({HELP})")
             case _:
-                _turn(talk, line, engine, params, limit, debug)
+                # a seed for each turn, else the same question would be given the same dice again
+                dice = replace(params, seed=((params.seed or 0) + turn) % 2**64)
+                _turn(talk, line, engine, dice, limit, debug)
+                turn += 1
 
 
 def _turn(
@@ -87,7 +92,7 @@ def _turn(
     debug: bool,
 ) -> None:
     """Answer one line. What goes wrong with it (a prompt beyond the context, say) ends the turn, not the talk."""
-    from gguf_jax.generation import Timings
+    from gguf_jax.generation import PromptTooLong, Timings
 
     timings = Timings()
     try:
@@ -99,7 +104,7 @@ def _turn(
         talk.forget_question()
         if debug:
             raise
-        say(f"error: {error} (/clear starts anew)")
+        say(f"error: {error}" + (" (/clear starts anew)" if isinstance(error, PromptTooLong) else ""))
         return
     talk.answered(answer)
     report(timings=timings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -72,8 +73,10 @@ class Engine:
             raise GGUFJaxError(f"ctx_size: expected from 1 to {2**31 - 1}, found {ctx_size}")
         if batch_size < 1:
             raise GGUFJaxError(f"batch_size: expected at least 1, found {batch_size}")
-        if jnp.dtype(cache_dtype) not in (jnp.float32, jnp.float16, jnp.bfloat16):
-            raise GGUFJaxError(f"cache_dtype: expected float32, float16 or bfloat16, found {jnp.dtype(cache_dtype)}")
+        if str(cache_dtype) == "f16" or jnp.dtype(cache_dtype) not in (jnp.float32, jnp.float16, jnp.bfloat16):
+            # NumPy reads "f16" as a float of 16 bytes
+            raise GGUFJaxError(f"cache_dtype: expected float32, float16 or bfloat16, found {cache_dtype!r}")
+        self.model = model
         self.config = model.config
         self.ctx_size = ctx_size or min(model.config.context_length, DEFAULT_CONTEXT)
         self.batch_size = _bucket(batch_size, MIN_CHUNK, 2**30)
@@ -81,7 +84,8 @@ class Engine:
         self.on_prefill = on_prefill
         self._make_cache = model.make_cache
         self._spec, self._leaves = steps.split(model, dtype)
-        self._cache = None
+        self._run: object = None  # the generation that may touch the cache: the last one begun
+        self._cache: KVCache | None = None
         self._held: list[list[int]] = []
         """For each slot, the tokens whose keys and values the cache holds."""
 
@@ -105,6 +109,7 @@ class Engine:
             GGUFJaxError: there is no prompt, an empty one, or one with an id outside the vocabulary.
         """
         self._check(prompts, params, max_tokens)
+        self._run = run = object()
         timings = timings if timings is not None else Timings()
         watch = Stopwatch(timings)
         lengths = [len(prompt) for prompt in prompts]
@@ -120,6 +125,8 @@ class Engine:
         positions = jnp.asarray(lengths, jnp.int32)
         try:
             for i in range(count):
+                if self._run is not run:
+                    raise GGUFJaxError("engine: another generation has begun on this engine; give each its own")
                 following = tokens
                 if i + 1 < count:  # dispatched before this token is read, so that the device does not wait for the host
                     state = tokens, positions, sampler
@@ -133,10 +140,10 @@ class Engine:
                         held.append(token)
                 tokens = following
                 yield [token if i < left else -1 for token, left in zip(ids, room, strict=True)]
-                watch.lap()  # what the caller did meanwhile is not decoding
         finally:
             # a step may still be running when the caller has had enough: its cache is not free before it ends
-            jax.block_until_ready(self._cache)
+            if not sys.is_finalizing():
+                jax.block_until_ready(self._cache)
 
     def _decode(
         self, tokens: jax.Array, positions: jax.Array, sampler: Sampler, plan: SamplerPlan, span: int, watch: Stopwatch
@@ -151,7 +158,7 @@ class Engine:
     def _check(
         self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], max_tokens: int | None
     ) -> None:
-        if not prompts or len(prompts) != len(params):
+        if not len(prompts) or len(prompts) != len(params):
             raise GGUFJaxError(f"prompts: expected at least one and as many parameters, found {len(prompts)}")
         if max_tokens is not None and max_tokens < 1:
             raise GGUFJaxError(f"max_tokens: expected at least 1, found {max_tokens}")

@@ -43,7 +43,7 @@ def top_k(logits: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     _, taken = _lax_top_k(jnp.max(padded, axis=-1), k)
     taken = jnp.sort(taken, axis=-1)[:, :, None]  # ids ascend again, which decides ties
     part = jnp.take_along_axis(padded, taken, axis=1).reshape(B, k * CHUNK)
-    ids = (taken * CHUNK + jnp.arange(CHUNK)).reshape(B, k * CHUNK)
+    ids = (taken * CHUNK + jnp.arange(CHUNK, dtype=jnp.int32)).reshape(B, k * CHUNK)
     values, at = _lax_top_k(part, k)
     return values, jnp.take_along_axis(ids, at, axis=-1)
 
@@ -53,8 +53,9 @@ def _lax_top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 
     (1024 of 151936 and then the first of those: 44 ms where this takes 0.7.)
     """
-    values, ids = lax.optimization_barrier(lax.top_k(x, k))
-    return values, ids.astype(jnp.int32)
+    values, ids = lax.top_k(x, k)
+    # a barrier each: one around both results aborts the compiler (JAX 0.10) when x is sharded
+    return lax.optimization_barrier(values), lax.optimization_barrier(ids).astype(jnp.int32)
 
 
 def keep_listed(
@@ -210,7 +211,7 @@ def _prefix(score: jax.Array, weight: jax.Array, target: jax.Array, strictly: bo
         mass = jnp.sum(jnp.where(key >= higher[:, None], weight, 0.0), axis=-1)
         return jnp.where(reaches(mass, target), higher, threshold)
 
-    lowest = jnp.full(score.shape[0], jnp.iinfo(jnp.int32).min)
+    lowest = jnp.full(score.shape[0], jnp.iinfo(jnp.int32).min, jnp.int32)
     threshold = lax.fori_loop(0, 32, halve, lowest)[:, None]
     above, tied = key > threshold, key == threshold
     over = jnp.sum(jnp.where(above, weight, 0.0), axis=-1, keepdims=True)

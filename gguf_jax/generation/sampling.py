@@ -89,7 +89,8 @@ def make_sampler(
     Args:
         params: one for each slot.
         vocab_size: V.
-        context_length: what penalty_last_n = -1 stands for; needed only if a slot has that and penalizes.
+        context_length: what penalty_last_n = -1 stands for, and the most that it can be; needed only if a slot has -1
+            and penalizes.
         window: W, to give samplers made apart the same shape; by default the smallest bucket that serves the slots
             (a power of two, 64 at least, or 0 when no slot penalizes).
 
@@ -122,7 +123,7 @@ def _last_n(p: SamplingParams, context_length: int | None) -> int:
     if not p.penalizes:
         return 0
     if p.penalty_last_n >= 0:
-        return p.penalty_last_n
+        return p.penalty_last_n if context_length is None else min(p.penalty_last_n, context_length)
     if context_length is None:
         raise GGUFJaxError("penalty_last_n: -1 is the whole context, expected a context_length, found None")
     return context_length

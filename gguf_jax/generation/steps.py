@@ -55,7 +55,7 @@ class Spec:
 
 def split(model: Decoder, dtype: jax.typing.DTypeLike = jnp.float32) -> tuple[Spec, Leaves]:
     """A model as a static spec and its leaves."""
-    graphdef, state = nnx.split(model)
+    graphdef, state = nnx.split(model.structure())
     leaves, treedef = jax.tree.flatten(state)
     return Spec(graphdef, treedef, jnp.dtype(dtype)), tuple(leaves)
 

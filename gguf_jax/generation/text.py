@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, overload
@@ -11,6 +12,7 @@ from gguf_jax.generation.engine import Engine
 from gguf_jax.generation.sampling import SamplingParams
 from gguf_jax.generation.stop import StopFinder
 from gguf_jax.generation.timings import Timings
+from gguf_jax.gguf.text import shown
 from gguf_jax.models import Decoder
 
 FinishReason = Literal["stop", "length"]
@@ -124,7 +126,10 @@ def token_ids(tokenizer: TextCodec, prompt: Prompt) -> list[int]:
     """A prompt as ids: text is encoded with its special tokens, ids are taken as they are."""
     if isinstance(prompt, str):
         return tokenizer.encode(prompt, add_special=True, parse_special=True)
-    return [int(token) for token in prompt]
+    try:
+        return [operator.index(token) for token in prompt]
+    except TypeError:
+        raise GGUFJaxError(f"prompt: expected a text or a list of token ids, found {shown(prompt)}") from None
 
 
 @overload
@@ -182,7 +187,14 @@ def generate(
             known = ", ".join(SamplingParams.__dataclass_fields__)
             raise GGUFJaxError(f"generate: expected sampling fields among {known}, found {', '.join(unknown)}")
         params = SamplingParams(**sampling)
+    if engine is not None and engine.model is not model:
+        raise GGUFJaxError("generate: expected the engine's own model, found another one")
+    if not isinstance(prompt, (str, list)):
+        raise GGUFJaxError(f"prompt: expected a text or a list of prompts, found {shown(prompt)}")
     prompts = [prompt] if isinstance(prompt, str) else prompt
+    for each in prompts:
+        if not isinstance(each, (str, list, tuple)) and getattr(each, "ndim", None) != 1:
+            raise GGUFJaxError(f"prompt: expected a list of prompts, each a text or token ids, found one {shown(each)}")
     ids = [token_ids(tokenizer, each) for each in prompts]
     timings = Timings()
     events = pieces(
@@ -191,7 +203,7 @@ def generate(
         ids,
         [params] * len(ids),
         max_tokens=max_tokens,
-        stop=[stop] if isinstance(stop, str) else stop,
+        stop=[stop] if isinstance(stop, str) else stop or (),
         ignore_eog=ignore_eog,
         timings=timings,
     )

@@ -12,7 +12,8 @@ import jax
 
 @dataclass
 class Timings:
-    """Seconds and tokens of one generation. `prefill_s` and `decode_s` do not hold compilation."""
+    """Seconds and tokens of one generation. `prefill_s` and `decode_s` do not hold compilation; `decode_s` runs from
+    the first token to the last, what the caller did between them included, since the next step runs meanwhile."""
 
     compile_s: float = 0.0
     prefill_s: float = 0.0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -89,19 +91,12 @@ class Block(nnx.Module):
         return self.attn_output(out.reshape(batch, length, c.head_count * c.value_length)), kv
 
 
+@dataclass(eq=False)
 class Companions:
-    """What rides on a model without being part of its structure. All are equal to each other, so that programs compiled
-    for one model serve any other of the same structure."""
+    """What rides on a model without being part of what it computes: equal only to itself."""
 
-    def __init__(self) -> None:
-        self.metadata: Mapping[str, Any] | None = None
-        self.tokenizer: Any = None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Companions)
-
-    def __hash__(self) -> int:
-        return hash(Companions)
+    metadata: Mapping[str, Any] | None = None
+    tokenizer: Any = None
 
 
 class Decoder(nnx.Module):
@@ -118,7 +113,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs | None) -> None:
         c = self.config = config
-        self.companions = Companions()
+        self.companions: Companions | None = Companions()
         self.token_embd = Embedding(c.vocab_size, c.embedding_length, rngs=rngs)
         self.rope_freqs = RopeFreqs(c.rope.dimension // 2) if c.rope_freqs else None
         self.blk = nnx.List([Block(c, i, rngs=rngs) for i in range(c.block_count)])
@@ -129,12 +124,27 @@ class Decoder(nnx.Module):
     @property
     def metadata(self) -> Mapping[str, Any] | None:
         """The metadata of the file that the model was loaded from."""
-        return self.companions.metadata
+        return self.companions.metadata if self.companions else None
+
+    @metadata.setter
+    def metadata(self, value: Mapping[str, Any] | None) -> None:
+        self.companions = Companions(value, self.tokenizer)
 
     @property
     def tokenizer(self) -> Any:
         """The file's tokenizer, when the model was loaded by `gguf_jax.load`."""
-        return self.companions.tokenizer
+        return self.companions.tokenizer if self.companions else None
+
+    @tokenizer.setter
+    def tokenizer(self, value: Any) -> None:
+        self.companions = Companions(self.metadata, value)
+
+    def structure(self) -> Decoder:
+        """The same variables without the companions: models of one structure then share compiled programs, and the
+        cache of programs keeps no model's tokenizer alive."""
+        bare = copy.copy(self)
+        vars(bare)["companions"] = None  # past flax's check, which forbids assignments to a model that jit closes over
+        return bare
 
     def __call__(self, tokens: Any) -> jax.Array:
         """Logits of whole sequences, float32 `[B, T, vocab]`, for token ids `tokens [B, T]`.
@@ -152,7 +162,7 @@ class Decoder(nnx.Module):
                 self._check_ids(tokens)
         if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise ValueError(f"tokens: expected integers [B, T], found {tokens.dtype} {list(tokens.shape)}")
-        graphdef, state = nnx.split(self)
+        graphdef, state = nnx.split(self.structure())
         return _whole(graphdef, state, jnp.asarray(tokens, jnp.int32))
 
     def _check_ids(self, tokens: np.ndarray) -> None:

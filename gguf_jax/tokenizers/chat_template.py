@@ -11,14 +11,15 @@ methods that chat templates have no use for (`template_calls`), and what one ren
 | bits of an integer | `MAX_BITS` |
 | steps | `MAX_STEPS` |
 
-An iteration of a loop takes a step, and so do 32 characters or 8 elements that are made; calls take some, and a body
-that can run many times takes more the larger it is. So loops, branching recursion, and values that grow or pile up all
-come to an end: within some seconds of a 2020s CPU core and some hundreds of megabytes.
+An iteration of a loop takes a step, and so do 256 characters or 8 elements that are made; calls, filters and outputs
+take some, and a body that can run many times takes more the larger it is. So loops, branching recursion, and values
+that grow or pile up all come to an end: within some ten seconds of a CPU core, and mostly far below a gigabyte.
 
-That is an estimate and no guarantee. Not counted: escaping (up to ten times the length of a text inside a list that is
-written out, five times that of one that goes into a text marked as safe), comparisons of long texts (`in`, `==`), what
-Jinja and Python take to compile a template of `MAX_SOURCE` (about ten seconds), and whatever the caller's own variables
-do when a template calls them. Where seconds matter, templates of unknown origin belong in a process with limits.
+That is an estimate and no guarantee. A template that keeps all it makes can hold 1.3 billion characters, of one byte
+to four. Not counted are escapes (a text in a list that is written out can grow tenfold, one that goes into a text
+marked as safe fivefold), comparisons of long texts (`in`, `==`), what it takes to compile a template of `MAX_SOURCE`
+(ten seconds or more), and what the caller's own variables do when a template calls them. Where that matters, templates
+of unknown origin belong in a process with limits.
 
 What templates expect is what Hugging Face `transformers` gives them: `trim_blocks` and `lstrip_blocks`, `break` and
 `continue`, `{% generation %}`, `tojson` that escapes nothing, `raise_exception` and `strftime_now`.
@@ -29,7 +30,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import jinja2
 from jinja2 import nodes
@@ -52,6 +53,7 @@ from gguf_jax.tokenizers.template_bounds import (
     check_sum,
     pay_text,
     steps_left,
+    take_steps,
     text,
 )
 from gguf_jax.tokenizers.template_calls import FILTERS
@@ -148,12 +150,13 @@ class Bounded(NodeTransformer):
         return filtered(node, "paid") if isinstance(node.arg, nodes.Slice) else node
 
 
-def filtered(node: nodes.Expr, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+def filtered(node: nodes.Node, name: str) -> nodes.Filter:
+    return nodes.Filter(cast(nodes.Expr, node), name, [], [], None, None, lineno=node.lineno)
 
 
 def finalized(value: Any) -> Any:
     """What `{{ value }}` writes, paid for: a macro or a `set` block gathers its output before anyone measures it."""
+    take_steps(2)
     pay_text(value)
     return value
 
@@ -167,7 +170,7 @@ class Environment(ImmutableSandboxedEnvironment):
         OPERATORS[operator](left, right)
         return self.binop_table[operator](left, right)
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         # Names that no template can give its arguments, as the base class has them.
         if not __self.is_safe_callable(__obj):
             raise SecurityError(f"{type(__obj).__name__} is not safely callable")

@@ -20,8 +20,9 @@ MAX_STEPS = 5_000_000
 MAX_LENGTH = 1 << 24
 MAX_BITS = 4096
 
-CHARACTERS = 32
-"""Characters that are made with one step."""
+CHARACTERS = 256
+"""Characters that are made with one step. Fewer would hold memory to less, but there are templates of real models that
+build a prompt by `~`, message by message, which copies a text as often as there are messages."""
 ELEMENTS = 8
 """Elements of lists that `+` and `*` make with one step: each takes as much memory as several characters."""
 NUMBER_LENGTH = 320
@@ -145,9 +146,10 @@ def check_product(left: Any, right: Any) -> None:
     match left, right:
         case int(), int():
             check_bits(left.bit_length() + right.bit_length())
-        case (int(), Sized()) | (Sized(), int()):
-            number, values = (left, right) if isinstance(left, int) else (right, left)
-            pay_length(number * len(values), CHARACTERS if isinstance(values, str) else ELEMENTS)
+        case int(), Sized():
+            pay_length(left * len(right), CHARACTERS if isinstance(right, str) else ELEMENTS)
+        case Sized(), int():
+            check_product(right, left)
 
 
 def check_power(left: Any, right: Any) -> None:

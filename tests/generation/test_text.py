@@ -98,6 +98,15 @@ class TestBadInput:
         with pytest.raises(gj.GGUFJaxError, match=r"expected sampling fields among temperature, .* found temprature"):
             gj.generate(model, "x", temprature=1)
 
+    @pytest.mark.parametrize("prompt", [[1, 2, 3], np.array([1, 2, 3]), b"a", [[1.5, 2]], 7], ids=repr)
+    def test_what_is_no_prompt(self, model, prompt):
+        with pytest.raises(gj.GGUFJaxError, match=r"prompt: expected a (text|list)"):
+            gj.generate(model, prompt)
+
+    def test_an_engine_of_another_model(self, model):
+        with pytest.raises(gj.GGUFJaxError, match="expected the engine's own model"):
+            gj.generate(model, "x", engine=gj.Engine(small_model()))
+
     def test_params_and_fields(self, model):
         with pytest.raises(gj.GGUFJaxError, match="found both"):
             gj.generate(model, "x", params=gj.SamplingParams(), temperature=1)

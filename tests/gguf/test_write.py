@@ -2,8 +2,11 @@
 
 import os
 import stat
+from fnmatch import fnmatch
+from pathlib import Path
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -94,7 +97,9 @@ def test_permissions_and_links_stay(tmp_path):
 REFUSED = {
     "name of 64 bytes": ({}, {"t" * 64: ARRAY}, {}, "63 bytes"),
     "name of no str": ({}, {1: ARRAY}, {}, "str"),
+    "name of bytes": ({}, {b"t": ARRAY}, {}, "a name of type str, found bytes"),
     "name of lone surrogate": ({}, {"\ud800": ARRAY}, {}, "surrogate"),
+    "variable of nothing": ({}, {"t": SimpleNamespace(get_value=lambda: None)}, {}, "NoneType"),
     "five dimensions": ({}, {"t": np.zeros((1, 1, 1, 1, 1), np.float32)}, {}, "4 dimensions"),
     "dtype": ({}, {"t": np.zeros(4, np.uint8)}, {}, "uint8"),
     "complex": ({}, {"t": np.zeros(4, np.complex64)}, {}, "complex64"),
@@ -107,6 +112,9 @@ REFUSED = {
     "shape of half a block": ({}, {"t": SimpleNamespace(type=8, shape=(33,), to_blocks=None)}, {}, "33"),
     "empty key": ({"": 1}, {}, {}, "1 to 65535 bytes"),
     "long key": ({"k" * 65536: 1}, {}, {}, "1 to 65535 bytes"),
+    "key of no str": ({1: 1}, {}, {}, "metadata key 1: expected a key of type str, found int"),
+    "key of bytes": ({b"key": 1}, {}, {}, "a key of type str, found bytes"),
+    "key of lone surrogate": ({"\ud800": 1}, {}, {}, r"metadata key.*ud800.*: expected UTF-8, found a lone surrogate"),
     "value": ({"key": None}, {}, {}, "NoneType"),
     "alignment": ({}, {}, {"alignment": 13}, "power of two"),
     "alignment 0": ({}, {}, {"alignment": 0}, "power of two"),
@@ -132,6 +140,68 @@ def test_refused_targets(tmp_path):
         with pytest.raises(GGUFError, match=part) as error:
             write(target, {}, {})
         one_line(error)
+
+
+@pytest.mark.parametrize("path", ["a\0b.gguf", "no\0/b.gguf", "\0"])
+def test_a_path_with_nul_is_refused(path, tmp_path):
+    with pytest.raises(GGUFError, match="expected a path without NUL") as error:
+        write(tmp_path / path, {}, {"t": ARRAY})
+    assert "\\x00" in one_line(error)
+    assert os.listdir(tmp_path) == []
+
+
+def test_keys_and_names_that_stand_for_bytes_are_written(tmp_path):
+    # What `surrogateescape` makes of bytes that are no UTF-8 goes back to them.
+    write(tmp_path / "a.gguf", {"key\udcff": 1}, {"t\udcff": ARRAY})
+    with read(tmp_path / "a.gguf") as file:
+        assert list(file.metadata) == ["key\udcff"]
+        assert list(file.tensors) == ["t\udcff"]
+
+
+class Variable:
+    """As flax has them: the value comes from `get_value`, and whatever else is asked for, from the value."""
+
+    def __init__(self, value: object):
+        self.value = value
+
+    def get_value(self) -> object:
+        return self.value
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.value, name)
+
+
+def test_variables_are_written_by_their_value(tmp_path):
+    blocks = np.arange(68, dtype=np.uint8).reshape(2, 34)
+    packed = SimpleNamespace(type=GGMLType.Q8_0, shape=(2, 32), to_blocks=lambda: blocks)
+    write(tmp_path / "a.gguf", {}, {"a": Variable(ARRAY), "b": Variable((8, blocks)), "c": Variable(packed)})
+    with read(tmp_path / "a.gguf") as file:
+        assert file.tensors["a"].dequantize().tolist() == ARRAY.tolist()
+        for name in "bc":
+            assert (file.tensors[name].type, file.tensors[name].shape) == (GGMLType.Q8_0, (2, 32))
+            assert file.tensors[name].blocks().tolist() == blocks.tolist()
+
+
+def test_variables_of_flax_are_written_by_their_value(tmp_path):
+    from gguf_jax.nn.param import variable
+    from gguf_jax.quantized_array import QuantizedArray
+
+    blocks = np.arange(68, dtype=np.uint8).reshape(2, 34)
+    packed, plain = variable(QuantizedArray.from_blocks(blocks, GGMLType.Q8_0)), variable(jnp.asarray(ARRAY))
+    write(tmp_path / "a.gguf", {}, {"packed": packed, "plain": plain})
+    with read(tmp_path / "a.gguf") as file:
+        assert file.tensors["packed"].type == GGMLType.Q8_0
+        assert file.tensors["packed"].blocks().tolist() == blocks.tolist()
+        assert file.tensors["plain"].dequantize().tolist() == ARRAY.tolist()
+
+
+def test_temporaries_are_not_for_git(tmp_path, monkeypatch):
+    names = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: names.append(os.path.basename(old)) or replace(old, new))
+    write(tmp_path / "a.gguf", {}, {"t": ARRAY})
+    ignored = (Path(__file__).resolve().parents[2] / ".gitignore").read_text().split()
+    assert any(fnmatch(names[0], pattern) for pattern in ignored)
 
 
 def test_alignment(tmp_path):

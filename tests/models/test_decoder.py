@@ -197,6 +197,19 @@ class TestFlaxTree:
         assert total(nnx.state(copy.deepcopy(model))) == one
         assert len(traces) == 1
 
+    def test_models_keep_their_own_tokenizer_through_jit(self):
+        one, two = small_model(), small_model()
+        one.tokenizer, two.tokenizer = "one", "two"
+
+        @nnx.jit
+        def loss(model):
+            return model(jnp.asarray([TOKENS])).mean()
+
+        assert loss(one) == loss(two)
+        assert (one.tokenizer, two.tokenizer) == ("one", "two")
+        doubled = [jax.jit(lambda m: jax.tree.map(lambda a: 2 * a, m))(model) for model in (one, two)]
+        assert [model.tokenizer for model in doubled] == ["one", "two"]
+
     def test_orbax_round_trip(self, model, tmp_path):
         state = nnx.state(model)
         with ocp.StandardCheckpointer() as checkpointer:

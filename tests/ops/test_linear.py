@@ -84,6 +84,11 @@ def test_shape_mismatch_names_both_shapes():
         linear(jnp.ones((2, 32)), w)
 
 
+def test_integers_are_refused():
+    with pytest.raises(ValueError, match="expected x of a float type, found int32"):
+        linear(jnp.arange(64), random_weight(QUANTIZED[0], 6, columns=64))
+
+
 def test_unknown_implementation_lists_the_known_ones():
     w = random_weight(QUANTIZED[0], 6, columns=64)
     with pytest.raises(Unsupported, match=r"no implementation 'cuda'; there are: .*xla"):

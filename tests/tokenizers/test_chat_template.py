@@ -2,7 +2,7 @@
 
 import datetime
 import json
-import tracemalloc
+import resource
 
 import jinja2.filters
 import pytest
@@ -267,9 +267,8 @@ NESTED = "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% en
 TOO_MUCH = [
     NESTED + "{{ f(22) }}",
     "{% for x in [1] recursive %}{% if loop.depth < 60 %}{{ loop([1, 1]) }}{% endif %}{% endfor %}",
-    "{% block b %}{% if n.x %}{{ self.b() }}{{ self.b() }}{% endif %}{% endblock %}",
-    "{% for i in range(1000) %}" + "{{ i }}" * 50000 + "{% endfor %}",
-    "{% for i in range(100000) %}" + " " * 10000 + "{% endfor %}",
+    "{% for i in range(1000) %}" + "{{ i }}" * 5000 + "{% endfor %}",
+    "{% set x %}{% for i in range(100000) %}" + " " * 10000 + "{% endfor %}{% endset %}",
     "{% set n = namespace(x=[]) %}{% for i in range(999) %}{% set n.x = n.x + ['a' * 16000000 ~ i] %}{% endfor %}",
     "{% set b = [1] * 1000000 %}{% for i in range(999) %}{% set c = b[1:] %}{% endfor %}",
     "{% for i in range(100000) %}{{ -1000000 | body }}{% endfor %}",
@@ -288,7 +287,7 @@ def test_nothing_is_made_that_is_too_long(template):
 def test_work_adds_up(template, monkeypatch):
     # A tenth, for the sake of the tests' time: each of these would go on for minutes at least, or take gigabytes.
     monkeypatch.setattr(template_bounds, "MAX_STEPS", 500_000)
-    check_refused(template, "expected at most 500000 steps, found more$", {"n": {"x": 1}})
+    check_refused(template, "expected at most 500000 steps, found more$")
 
 
 @pytest.mark.parametrize(
@@ -312,13 +311,10 @@ def test_what_is_not_there(template, message):
 
 
 def check_refused(template, message, variables=None):
-    tracemalloc.start()
-    try:
-        with pytest.raises(GGUFJaxError, match=f"^chat template: .*{message}") as info:
-            render(template, variables or {})
-        assert tracemalloc.get_traced_memory()[1] < 600e6
-    finally:
-        tracemalloc.stop()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(GGUFJaxError, match=f"^chat template: .*{message}") as info:
+        render(template, variables or {})
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # KiB
     assert str(info.value).isprintable()
     assert len(str(info.value)) < 600
 
@@ -327,7 +323,8 @@ def check_refused(template, message, variables=None):
     ("template", "expected"),
     [
         ("{{ 'x' | center(5) }}|{{ 'x'.ljust(3) }}|{{ 'x'.rjust(3) }}|{{ '7'.zfill(3) }}", "  x  |x  |  x|007"),
-        ("{{ 'a\tb'.expandtabs(4) }}|{{ 'aba'.replace('a', 'cc', 1) }}|{{ 'aba' | replace('a', 'c') }}", "a   b|ccba|cbc"),
+        ("{{ 'a\tb'.expandtabs(4) }}|{{ 'aba'.replace('a', 'cc', 1) }}", "a   b|ccba"),
+        ("{{ 'aba' | replace('a', 'c') }}|{{ 'aba' | replace('a', 'c', 1) }}", "cbc|cba"),
         ("{{ '%5.1f|%-3s|' | format(2.25, 'a') }}", "  2.2|a  |"),
         ("{{ '%s %%' % 5 }}|{{ '%(a)s' % {'a': 1} }}|{{ 7 % 4 }}|{{ '%*d' % (3, 1) }}", "5 %|1|3|  1"),
         ("{{ '{:>{w}}|{a[0]!r}'.format(1, w=3, a=['b']) }}|{{ '{a}'.format_map({'a': 1}) }}", "  1|'b'|1"),
@@ -335,12 +332,15 @@ def check_refused(template, message, variables=None):
         ("{{ [1, 'a', none] | join('-') }}|{{ [{'a': 1}, {'a': 2}] | join(',', attribute='a') }}", "1-a-None|1,2"),
         ("{{ '-'.join(['a', 'b']) }}|{{ 'a b'.split() }}|{{ 'a\nb' | indent(2, true) }}", "a-b|['a', 'b']|  a\n  b"),
         ("{{ [1, 2, 3] | batch(2, 0) | list }}{{ [1, 2] | sum }}{{ 2.345 | round(1) }}", "[[1, 2], [3, 0]]32.3"),
-        ("{{ [2, 1] | sort }}{{ ['b', 'A'] | sort | first }}{{ {'b': 1, 'a': 2} | dictsort }}", "[1, 2]A[('a', 2), ('b', 1)]"),
+        (
+            "{{ [2, 1] | sort }}{{ ['b', 'A'] | sort | first }}{{ {'b': 1, 'a': 2} | dictsort | first }}",
+            "[1, 2]A('a', 2)",
+        ),
         ("{{ 'abc'[1:] }}{{ [1, 2, 3][::-1] }}{{ '10' | int + 1 }}{{ 'a b c' | wordwrap(3) }}", "bc[3, 2, 1]11a b\nc"),
         ("{% macro f(x) %}<{{ x }}{{ caller() }}>{% endmacro %}{% call f(1) %}!{% endcall %}", "<1!>"),
         ("{{ [{'a': 1}, {'b': 1}] | selectattr('a', 'defined') | map(attribute='a') | list }}", "[1]"),
     ],
-)  # fmt: skip
+)
 def test_what_is_bounded_does_what_it_did(template, expected):
     assert render(template, {}) == expected
     assert type(render(template, {})) is str
@@ -352,8 +352,8 @@ def test_filters_are_those_of_jinja():
 
 
 def test_a_long_conversation_is_no_hostile_one(shared):
-    # 500 turns with a text of some pages each.
-    long = [{"role": role, "content": "word " * 400} for _ in range(500) for role in ("user", "assistant")]
+    # Some 200,000 tokens. There is a template that copies all that it has for each message.
+    long = [{"role": role, "content": "word " * 500} for _ in range(200) for role in ("user", "assistant")]
     for path in sorted((shared / "vocab" / "templates").glob("*.jinja")):
-        arguments = {"messages": [*long, MESSAGES[-1]]} | {k: v for k, v in CHANGES.get(path.stem, {}).items() if k != "messages"}  # fmt: skip
+        arguments = CHANGES.get(path.stem, {}) | {"messages": [*long, MESSAGES[-1]]}
         assert len(with_template(path.read_text("utf-8")).apply_chat_template(**arguments)) > 1_000_000, path.stem

@@ -13,7 +13,11 @@ IMPLEMENTATIONS = {"xla": xla.take_rows}
 
 
 def take_rows(
-    w: Weight, ids: jax.Array, *, dtype: jax.typing.DTypeLike = jnp.float32, implementation: str | None = None
+    w: Weight,
+    ids: jax.typing.ArrayLike,
+    *,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    implementation: str | None = None,
 ) -> jax.Array:
     """Rows `ids [...]` (integers) of `w [N, K]` -> `[..., K]` in `dtype`. Only these rows are decoded.
 
@@ -23,6 +27,7 @@ def take_rows(
         ValueError: `w` is no matrix or `ids` are no integers.
         Unsupported: `implementation` was named and cannot do this case.
     """
+    ids = jnp.asarray(ids)
     if len(w.shape) != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(f"take_rows: expected w [N, K] and integer ids, found w {tuple(w.shape)} and {ids.dtype} ids")
     return run("take_rows", IMPLEMENTATIONS, implementation, w, ids, dtype)
