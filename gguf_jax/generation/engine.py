@@ -115,10 +115,9 @@ class Engine:
         lengths = [len(prompt) for prompt in prompts]
         room = [self.ctx_size - length for length in lengths]
         count = max(room) if max_tokens is None else min(max_tokens, max(room))
-        vocab = self.config.vocab_size
-        plan = plan_for(params, vocab)
-        sampler = with_prompt(make_sampler(params, vocab, context_length=self.ctx_size), prompts)
-        logits = self._prefill(prompts, watch)
+        plan = plan_for(params, self.config.vocab_size)
+        starts, sampler, logits = watch.call(self._prepare, prompts, params)
+        logits = self._prefill(prompts, starts, logits, watch)
         tokens, sampler = watch.call(steps.first, logits, sampler, plan=plan)
         tokens.block_until_ready()
         timings.prefill_s += watch.lap()
@@ -202,14 +201,24 @@ class Engine:
             starts.append(min(len(held), len(prompt)) if same is None else same)
         return [min(start, len(prompt) - 1) for start, prompt in zip(starts, prompts, strict=True)]
 
-    def _prefill(self, prompts: Sequence[Sequence[int]], watch: Stopwatch) -> jax.Array:
-        starts = self._reuse(prompts)
+    def _prepare(
+        self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
+    ) -> tuple[list[int], Sampler, jax.Array]:
+        """What runs before the first program: where each prompt starts, the sampler, and room for the logits `[B, V]`.
+        (The first time, making these arrays compiles a few small programs too.)"""
+        vocab = self.config.vocab_size
+        sampler = with_prompt(make_sampler(params, vocab, context_length=self.ctx_size), prompts)
+        return self._reuse(prompts), sampler, jnp.zeros((len(prompts), vocab), jnp.float32)
+
+    def _prefill(
+        self, prompts: Sequence[Sequence[int]], starts: Sequence[int], logits: jax.Array, watch: Stopwatch
+    ) -> jax.Array:
+        """Run what the cache does not hold; the logits after each prompt's last token, `[B, V]`."""
         rest = [len(prompt) - start for prompt, start in zip(prompts, starts, strict=True)]
         watch.timings.prefill_tokens += sum(rest)
         watch.timings.reused_tokens += sum(starts)
         # kept in step with the cache chunk by chunk, so that an interrupted prefill leaves no claim that is not true
         self._held = [list(prompt[:start]) for prompt, start in zip(prompts, starts, strict=True)]
-        logits = jnp.zeros((len(prompts), self.config.vocab_size), jnp.float32)
         done = 0
         while done < max(rest):
             length = _bucket(min(self.batch_size, max(rest) - done), MIN_CHUNK, self.batch_size)
