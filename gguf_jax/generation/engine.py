@@ -82,7 +82,6 @@ class Engine:
         self.batch_size = _bucket(batch_size, MIN_CHUNK, 2**30)
         self.cache_dtype = cache_dtype
         self.on_prefill = on_prefill
-        self._make_cache = model.make_cache
         self._spec, self._leaves = steps.split(model, dtype)
         self._run: object = None  # the generation that may touch the cache: the last one begun
         self._cache: KVCache | None = None
@@ -179,7 +178,7 @@ class Engine:
         return _bucket(positions, MIN_SPAN, self.ctx_size)
 
     def _new_cache(self, batch: int) -> KVCache:
-        make = partial(self._make_cache, batch, self.ctx_size, self.cache_dtype)
+        make = partial(self.model.make_cache, batch, self.ctx_size, self.cache_dtype)
         nbytes = jax.eval_shape(make).nbytes
         message = f"ctx_size: a cache of {batch} x {self.ctx_size} tokens takes {nbytes / 2**30:.1f} GiB"
         # asked before allocating: a host that promises more memory than it has kills the process later

@@ -21,11 +21,6 @@ class KVCache:
     v: tuple[jax.Array, ...]
 
     @property
-    def length(self) -> int:
-        """Positions a slot can hold."""
-        return self.k[0].shape[2]
-
-    @property
     def nbytes(self) -> int:
         return sum(x.size * x.dtype.itemsize for x in (*self.k, *self.v))
 
