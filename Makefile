@@ -12,23 +12,31 @@ N ?= 64
 ARGS ?=
 
 CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
+# What the native library is made of; where a compiler is missing, everything runs without it (see CONTRIBUTING.md).
+KERNELS := $(wildcard gguf_jax/ops/native/CMakeLists.txt gguf_jax/ops/native/src/*) tools/build_native.py
+BUILD = $(VENV)/bin/python tools/build_native.py
+
 RUNS := import sys, venv, ensurepip; assert sys.version_info >= (3, 11)
 
 MAKEFLAGS += --no-builtin-rules
 export PROMPT
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint types clean
+.PHONY: help run test native lint types clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1\t/p' Makefile | expand -t 8
 
-run: $(VENV)/.for-run  ## let the bundled model go on from PROMPT
+run: $(VENV)/.for-run $(VENV)/.native  ## let the bundled model go on from PROMPT
 	@$(VENV)/bin/gguf-jax run -p "$$PROMPT" -n $(N)
 
 # A worker imports JAX (300 MB), and XLA has threads of its own: more than four workers cost memory and gain little.
-test: $(VENV)/.for-test  ## run the tests
+test: $(VENV)/.for-test $(VENV)/.native  ## run the tests
 	@$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+native: $(VENV)/.for-run  ## build the native library anew
+	@GGUF_JAX_NATIVE=require $(BUILD)
+	@touch $(VENV)/.native
 
 lint: $(VENV)/.for-dev  ## ruff: lint and format
 	@$(VENV)/bin/ruff check .
@@ -40,6 +48,7 @@ types: $(VENV)/.for-dev  ## pyright
 
 clean:  ## remove the environments, the caches and what builds leave
 	rm -rf .venv* .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -f gguf_jax/ops/native/*.so
 	find gguf_jax tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An interpreter that is on the PATH need not run (a pyenv shim) nor have venv (Debian splits it off): each is tried.
@@ -55,14 +64,20 @@ $(VENV)/.made:
 	done; \
 	echo "error: no Python >= 3.11 with venv and ensurepip runs; tried: $(CANDIDATES)" >&2; exit 1
 
-extras-run :=
-extras-test := [test]
-extras-dev := [dev]
+extras-run := [native]
+extras-test := [native,test]
+extras-dev := [native,dev]
+
+# The library is built here and not by pip, which would compile all of it anew for each extra.
+$(VENV)/.native: $(KERNELS)
+	@echo "building the native kernels (a minute, the first time)"
+	@$(BUILD)
+	@touch $@
 
 # While pip works the stamp .made lies aside, so an environment left half made is made anew. mv keeps the stamp's time.
 $(VENV)/.for-%: pyproject.toml $(VENV)/.made
 	@echo "installing gguf_jax$(extras-$*) into $(VENV) (a minute or two, the first time)"
 	@mv $(VENV)/.made $(VENV)/.busy
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-input --editable ".$(extras-$*)"
+	@GGUF_JAX_NATIVE=off $(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-input --editable ".$(extras-$*)"
 	@mv $(VENV)/.busy $(VENV)/.made
 	@touch $@

@@ -9,6 +9,7 @@ from gguf_jax import checkpoint, gguf
 from gguf_jax.bundled import bundled_model
 from gguf_jax.errors import GGUFError, GGUFJaxError
 from gguf_jax.models import Decoder
+from gguf_jax.nn.kv_cache import DEFAULT_CACHE_TYPE, CacheType, cache_types
 from gguf_jax.tokenizers.from_file import tokenizer
 
 
@@ -24,21 +25,30 @@ class _NoTokenizer:
         raise GGUFJaxError(f"{self._reason} (the model has no usable tokenizer)")
 
 
-def load(file: str | os.PathLike[str] | gguf.GGUFFile | None = None, **options: Any) -> Decoder:
+def load(
+    file: str | os.PathLike[str] | gguf.GGUFFile | None = None,
+    *,
+    cache_type: CacheType | tuple[CacheType, CacheType] = DEFAULT_CACHE_TYPE,
+    **options: Any,
+) -> Decoder:
     """The model of a GGUF file: weights packed as in the file, with `.config`, `.metadata` and `.tokenizer`.
 
     Args:
         file: a path or an open file; default: the bundled model.
+        cache_type: what generation keeps keys and values as, or a pair of them: f32, f16, bf16, q8_0 or q4_0.
         options: as `gguf_jax.checkpoint.load` takes them (`placement`, `ignore`, `on_tensor`).
 
     Raises:
+        GGUFJaxError: there is no such `cache_type`.
         GGUFError: as `gguf_jax.checkpoint.load`. A tokenizer that cannot be made, or that has fewer tokens than the
             model has rows, is an error only when it is used.
     """
+    cache_type = cache_types(cache_type)
     if not isinstance(file, gguf.GGUFFile):
         with gguf.read(bundled_model() if file is None else file) as opened:
-            return load(opened, **options)
+            return load(opened, cache_type=cache_type, **options)
     model = checkpoint.load(file, **options)
+    model.cache_type = cache_type
     try:
         made = tokenizer(file)
         if made.vocab_size < model.config.vocab_size:  # the model could choose a token that has no text

@@ -12,12 +12,12 @@ import ml_dtypes
 import numpy as np
 from flax import nnx
 
-from gguf_jax import gguf
+from gguf_jax import gguf, ops
 from gguf_jax.errors import GGUFError, GGUFJaxError
 from gguf_jax.formats.ggml_type import GGMLType
 from gguf_jax.gguf.text import printable
 from gguf_jax.models import Decoder, config_of
-from gguf_jax.nn import variable
+from gguf_jax.nn import Embedding, Linear, variable
 from gguf_jax.quantized_array import QuantizedArray, Weight
 
 Placement = jax.Device | jax.sharding.Sharding | Callable[[str, tuple[int, ...]], Any] | None
@@ -35,6 +35,7 @@ def load(
     *,
     placement: Placement = None,
     ignore: Sequence[str] = (),
+    prepare: bool = True,
     on_tensor: Callable[[str, int], None] | None = None,
 ) -> Decoder:
     """The model of a GGUF file, its weights packed as they are in the file.
@@ -43,6 +44,8 @@ def load(
         file: a path (any shard of a split model will do), or a file already open.
         placement: where the weights go; default: JAX's default device.
         ignore: patterns (`blk.*.extra`) of tensors that the model does not know and that may be left out.
+        prepare: lay packed matrices out as this machine's kernels read them fastest (`ops.prepare`). False, or a
+            placement: the planes of `FORMATS[type].layout`, which can be sharded and looked into.
         on_tensor: called with each tensor's name and bytes once it is in place.
 
     Returns:
@@ -54,15 +57,16 @@ def load(
             or of a type that is no weight; one line with the file's name.
     """
     if isinstance(file, gguf.GGUFFile):
-        return _load(file, placement, ignore, on_tensor)
+        return _load(file, placement, ignore, prepare and placement is None, on_tensor)
     with gguf.read(file) as opened:
-        return _load(opened, placement, ignore, on_tensor)
+        return _load(opened, placement, ignore, prepare and placement is None, on_tensor)
 
 
 def _load(
     file: gguf.GGUFFile,
     placement: Placement,
     ignore: Sequence[str],
+    prepare: bool,
     on_tensor: Callable[[str, int], None] | None,
 ) -> Decoder:
     tensors = file.tensors
@@ -76,7 +80,10 @@ def _load(
             view = tensors[name]
             if view.format.is_quantized and len(view.shape) < 2:
                 raise GGUFError(f"{name}: expected F32, F16 or BF16 for a vector, found {view.type.name}")
-            setattr(module, leaf, variable(_placed(_host(view), name, placement)))
+            # rows of an embedding are looked up one by one, unless it is also the output projection
+            multiplies = isinstance(module, Linear) or (isinstance(module, Embedding) and config.tied_output)
+            value = _host(view, prepare and multiplies and len(view.shape) == 2)
+            setattr(module, leaf, variable(_placed(value, name, placement)))
             view.source.release(view.offset, view.nbytes)
             if on_tensor is not None:
                 on_tensor(name, view.nbytes)
@@ -120,13 +127,15 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(printable, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _host(view: gguf.TensorView) -> QuantizedArray | np.ndarray:
+def _host(view: gguf.TensorView, prepare: bool) -> QuantizedArray | np.ndarray:
     """A tensor in host memory of its own, so that nothing depends on the mapped file afterwards."""
     blocks = view.blocks()
     if view.type in FLOATS:
         return blocks.view(FLOATS[view.type]).reshape(view.shape).copy()
     if not view.format.is_quantized:
         raise GGUFError(f"{view.name}: expected F32, F16, BF16 or a quantized type, found {view.type.name}")
+    if prepare:
+        return ops.prepare_blocks(blocks, view.type)
     rows = blocks.reshape(-1, blocks.shape[-1])
     step = max(1, SPLIT_BYTES // rows.shape[1])
     form = view.format

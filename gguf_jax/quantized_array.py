@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,23 @@ import numpy as np
 
 from gguf_jax.formats import FORMATS, BlockFormat
 from gguf_jax.formats.ggml_type import GGMLType
+
+
+class Layout(Protocol):
+    """How a prepared weight lies in its planes (see `ops.prepare`). Hashable: it is static under jit."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Logical shape, in weights."""
+        ...
+
+    def dequantize(self, planes: Mapping[str, Any], type: GGMLType) -> jax.Array:
+        """float32 values, traceable."""
+        ...
+
+    def blocks(self, planes: Mapping[str, Any], type: GGMLType) -> np.ndarray:
+        """The file's bytes, on the host."""
+        ...
 
 
 @jax.tree_util.register_dataclass
@@ -31,6 +48,8 @@ class QuantizedArray:
     Attributes:
         planes: field name -> array `[..., n_blocks * width]` in the field's dtype (see `FORMATS[type].layout`).
         type: the ggml type; static under jit.
+        layout: static; None, or what a kernel's own packing is that `ops.prepare` made. The planes are then the
+            layout's, and writing back gives the same bytes.
 
     It has no arithmetic and no `__jax_array__`: decoding is asked for by name (`dequantize`, `ops.linear`,
     `ops.take_rows`). Nothing is validated on construction, since JAX builds instances with tracers, shapes,
@@ -39,6 +58,7 @@ class QuantizedArray:
 
     planes: Mapping[str, Any]
     type: GGMLType = field(metadata=dict(static=True))
+    layout: Layout | None = field(default=None, metadata=dict(static=True))
 
     @property
     def format(self) -> BlockFormat:
@@ -47,6 +67,8 @@ class QuantizedArray:
     @property
     def shape(self) -> tuple[int, ...]:
         """Logical shape `[..., n]`, in weights."""
+        if self.layout is not None:
+            return self.layout.shape
         name, width = next(iter(self.format.widths.items()))
         *lead, n = self.planes[name].shape
         return (*lead, n // width * self.format.block_size)
@@ -62,7 +84,7 @@ class QuantizedArray:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the planes, which is the size in a file."""
+        """Bytes of the planes, which without a layout is the size in a file."""
         return sum(plane.nbytes for plane in self.planes.values())
 
     @property
@@ -71,10 +93,14 @@ class QuantizedArray:
 
     def dequantize(self, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
         """The weight decoded, `[..., n]`: bit-equal to ggml's `to_float` in float32, then rounded once to `dtype`."""
+        if self.layout is not None:
+            return self.layout.dequantize(self.planes, self.type).astype(dtype)
         return self.format.decode_planes(self.planes, jnp).astype(dtype)
 
     def to_blocks(self) -> np.ndarray:
         """The file's bytes, uint8 `[..., n_blocks * bytes_per_block]`, on the host."""
+        if self.layout is not None:
+            return self.layout.blocks(self.planes, self.type)
         return self.format.join({name: np.asarray(plane) for name, plane in self.planes.items()})
 
     @classmethod

@@ -19,6 +19,8 @@ from gguf_jax.bundled import bundled_model  # imports no JAX
 # JAX reads these on import, and subprocesses inherit them.
 os.environ["JAX_PLATFORMS"] = os.environ.get("GGUF_JAX_TEST_PLATFORM", "cpu")
 os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+# A test leaves nothing in the user's cache, and none finds there what another left.
+os.environ["GGUF_JAX_COMPILATION_CACHE"] = "off"
 
 DATA = Path(__file__).resolve().parent / "data"
 

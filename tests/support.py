@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from flax import nnx
 
 from gguf_jax.formats import FORMATS, GGMLType
 from gguf_jax.models import Decoder, DecoderConfig
 from gguf_jax.nn import RopeConfig, RopePairing
+from gguf_jax.ops.native.library import available
 from gguf_jax.quantized_array import QuantizedArray
 
 QUANTIZED = [type for type, format in FORMATS.items() if format.is_quantized]
@@ -38,6 +42,13 @@ def random_weight(type: GGMLType, *lead: int, columns: int, seed: int = 0) -> Qu
 def columns_of(type: GGMLType, blocks: int = 2) -> int:
     """A row length of a whole number of blocks."""
     return blocks * FORMATS[type].block_size
+
+
+def needed(implementation: str, call: Callable[..., Any], *args: Any) -> Any:
+    """`call(*args)`; the test is skipped where the native library is not there and `implementation` needs it."""
+    if implementation == "native" and not available():
+        pytest.skip("the native library is not built, or is switched off")
+    return call(*args)
 
 
 def small_config(**changes: object) -> DecoderConfig:

@@ -62,7 +62,7 @@ def test_exact_logits(golden_case):
 @pytest.mark.parametrize("batch_size", [16, 512])
 def test_exact_greedy_tokens(golden_case, batch_size):
     model, golden = golden_case
-    engine = gj.Engine(model, cache_dtype=jnp.float32, batch_size=batch_size)
+    engine = gj.Engine(model, cache_type="f32", batch_size=batch_size)
     prompt = golden["tokens"][:16].tolist()
     steps = engine.generate([prompt], [gj.SamplingParams.greedy()], max_tokens=64)
     assert [ids[0] for ids in steps] == golden["greedy"].tolist()
@@ -71,7 +71,7 @@ def test_exact_greedy_tokens(golden_case, batch_size):
 def test_exact_greedy_tokens_of_the_bundled_model():
     """The peer's, for packed weights: it rounds activations to int8 here, so logits differ, but no token does."""
     golden = json.loads((Path(__file__).parent / "data" / "prose-23m-Q4_K_M.greedy.json").read_text("utf-8"))
-    engine = gj.Engine(gj.load(), cache_dtype=jnp.float32)
+    engine = gj.Engine(gj.load(), cache_type="f32")
     steps = engine.generate([golden["prompt"]], [gj.SamplingParams.greedy()], max_tokens=64)
     assert [ids[0] for ids in steps] == golden["greedy"]
 

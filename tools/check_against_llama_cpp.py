@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 import gguf_jax as gj
@@ -137,7 +136,7 @@ def main() -> int:
             model = gj.load(path)
             logits = np.asarray(model([tokens]))[0]
             difference = float(np.abs(logits - expected).max() / np.abs(expected).max())
-            steps = gj.Engine(model, cache_dtype=jnp.float32).generate(
+            steps = gj.Engine(model, cache_type="f32").generate(
                 [tokens[:16]], [gj.SamplingParams.greedy()], max_tokens=32
             )
             equal = [ids[0] for ids in steps] == greedy

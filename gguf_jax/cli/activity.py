@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -57,6 +58,21 @@ class Activity:
         # A bar at its end looks stuck. rich takes `total=None` in an update for "as it was", hence a new task.
         self._progress.remove_task(self._task)
         self._task = self._progress.add_task(self._then, total=None)
+
+    def describe(self, what: str) -> None:
+        """Say what is going on now."""
+        self._what = what
+        self._progress.update(self._task, description=what)
+
+    def clear_for(self, work: Callable[[], None]) -> None:
+        """Do `work`, which prints, while the bar is out of the way."""
+        live = self._progress.live
+        showing = live.is_started
+        if showing:
+            self._progress.stop()
+        work()
+        if showing:
+            self._progress.start()
 
     def stop(self) -> None:
         """Take the bar away; may be called twice."""

@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from gguf_jax.cli import options
+from gguf_jax.cli.bench import bench
 from gguf_jax.cli.chat import chat
+from gguf_jax.cli.doctor import doctor
 from gguf_jax.cli.output import write
 from gguf_jax.cli.run import run
 from gguf_jax.cli.tokenize import tokenize
@@ -23,6 +25,8 @@ app = typer.Typer(
 app.command()(run)
 app.command()(chat)
 app.command()(tokenize)
+app.command()(bench)
+app.command()(doctor)
 
 
 @app.command()

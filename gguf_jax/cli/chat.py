@@ -40,13 +40,14 @@ def chat(
     logit_bias: options.LogitBias = None,
     ctx_size: options.CtxSize = None,
     batch_size: options.BatchSize = options.BATCH_SIZE,
-    cache_type: options.CacheType = options.CACHE_TYPE,
+    cache_type_k: options.CacheTypeK = options.CACHE_TYPE,
+    cache_type_v: options.CacheTypeV = options.CACHE_TYPE,
     debug: options.Debug = False,
 ) -> None:
     """Talk with a model through its chat template. Ctrl-C stops the answer, not the program."""
     start = time.perf_counter()
     limit = options.answer_limit(max_tokens)
-    dtype = options.cache_dtype(cache_type)
+    cache_type = options.cache_types(cache_type_k, cache_type_v)
     output.write("")  # fails now, not after the first answer
     with opened(model) as file:
         params = options.sampling_params(context.params)
@@ -55,7 +56,7 @@ def chat(
 
     from gguf_jax.generation import Engine
 
-    engine = Engine(decoder, ctx_size=ctx_size, batch_size=batch_size, cache_dtype=dtype)
+    engine = Engine(decoder, ctx_size=ctx_size, batch_size=batch_size, cache_type=cache_type)
     templated = decoder.tokenizer.chat_template is not None
     talk: _Templated | _Plain = (
         _Templated(decoder.tokenizer, system) if templated else _Plain(decoder.tokenizer, system)

@@ -11,6 +11,7 @@ import typer
 from gguf_jax.errors import GGUFJaxError
 
 if TYPE_CHECKING:
+    from gguf_jax.formats import GGMLType
     from gguf_jax.generation import SamplingParams
     from gguf_jax.gguf import GGUFFile
     from gguf_jax.models import Decoder
@@ -59,11 +60,17 @@ CtxSize = Annotated[
 BatchSize = Annotated[
     int, typer.Option("--batch-size", "-b", help="Longest chunk of the prompt run at once.", rich_help_panel=_ENGINE)
 ]
-CacheType = Annotated[str, typer.Option("--cache-type", help="KV cache: f32, f16 or bf16.", rich_help_panel=_ENGINE)]
+
+
+def _cache(*names: str, what: str) -> Any:
+    return typer.Option(*names, help=f"Type of cached {what}: f32, f16, bf16, q8_0 or q4_0.", rich_help_panel=_ENGINE)
+
+
+CacheTypeK = Annotated[str, _cache("--cache-type-k", "-ctk", what="keys")]
+CacheTypeV = Annotated[str, _cache("--cache-type-v", "-ctv", what="values")]
 
 BATCH_SIZE = 512
 CACHE_TYPE = "f16"
-CACHE_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
 def parse_logit_bias(entries: Sequence[str] | None) -> dict[int, float]:
@@ -93,10 +100,11 @@ def sampling_params(options: Mapping[str, Any]) -> SamplingParams:
     return SamplingParams(**given)
 
 
-def cache_dtype(name: str) -> str:
-    if name not in CACHE_TYPES:
-        raise GGUFJaxError(f"--cache-type: expected one of {', '.join(CACHE_TYPES)}, found {name!r}")
-    return CACHE_TYPES[name]
+def cache_types(k: str, v: str) -> tuple[GGMLType, GGMLType]:
+    """The pair that `load` takes, from what was given for keys and for values."""
+    from gguf_jax.nn.kv_cache import cache_type
+
+    return cache_type(k, "--cache-type-k"), cache_type(v, "--cache-type-v")
 
 
 def answer_limit(max_tokens: int) -> int | None:

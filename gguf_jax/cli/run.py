@@ -40,7 +40,8 @@ def run(
     logit_bias: options.LogitBias = None,
     ctx_size: options.CtxSize = None,
     batch_size: options.BatchSize = options.BATCH_SIZE,
-    cache_type: options.CacheType = options.CACHE_TYPE,
+    cache_type_k: options.CacheTypeK = options.CACHE_TYPE,
+    cache_type_v: options.CacheTypeV = options.CACHE_TYPE,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="Text that ends the answer; repeatable.")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after the end of the text.")] = False,
     echo: Annotated[bool, typer.Option("--echo/--no-echo", help="Print the prompt before its continuation.")] = True,
@@ -50,7 +51,7 @@ def run(
     """Continue a prompt. Text goes to stdout as it comes, timings go to stderr."""
     start = time.perf_counter()
     limit = options.answer_limit(max_tokens)
-    dtype = options.cache_dtype(cache_type)
+    cache_type = options.cache_types(cache_type_k, cache_type_v)
     output.write("")  # fails now, not after the first token
     with opened(model) as opened_file:
         asking = time.perf_counter()
@@ -67,7 +68,7 @@ def run(
     timings, tokens, answer, finish = Timings(), [], "", "length"
     with Activity("prompt", len(ids), then="compiling") as activity:
         engine = Engine(
-            decoder, ctx_size=ctx_size, batch_size=batch_size, cache_dtype=dtype, on_prefill=activity.update
+            decoder, ctx_size=ctx_size, batch_size=batch_size, cache_type=cache_type, on_prefill=activity.update
         )
         events = pieces(
             engine,
@@ -127,7 +128,8 @@ def report(load_s: float | None = None, timings: Timings | None = None, **extra:
     lines = [] if load_s is None else [f"load     {load_s:8.2f} s"]
     if (t := timings) is not None:
         reused = f", {t.reused_tokens} more from the cache" if t.reused_tokens else ""
-        lines += [f"compile  {t.compile_s:8.2f} s"] if t.compile_s else []
+        kept = "" if t.compiled else " (kept from before)"
+        lines += [f"compile  {t.compile_s:8.2f} s{kept}"] if t.compile_s else []
         for phase, spent, tokens, rate, more in (
             ("prefill", t.prefill_s, t.prefill_tokens, t.prefill_per_second, reused),
             ("decode", t.decode_s, t.decode_tokens, t.decode_per_second, ""),

@@ -59,6 +59,37 @@ def decode_q8_0(planes: Mapping[str, Array], xp: Any) -> Array:
     return _scaled(planes, planes["qs"])
 
 
+def _divided(values: Array, d: Array, xp: Any) -> Array:
+    """`values / d`, as the reference has it: times the float32 reciprocal, 0 where d is 0.
+
+    The maximum changes nothing, but keeps XLA on the CPU from fusing the product into a sum that follows: both have to
+    be rounded for the codes to be the reference's.
+    """
+    reciprocal = xp.where(d == 0, np.float32(0), np.float32(1) / xp.where(d == 0, np.float32(1), d))
+    return xp.maximum(values * reciprocal, np.finfo(np.float32).min)
+
+
+def encode_q4_0(values: Array, xp: Any) -> dict[str, Array]:
+    """float32 `[..., n_blocks, 32]` -> planes `[..., n_blocks, width]`, byte for byte ggml's `quantize_row_q4_0_ref`:
+    the weight of largest magnitude (the first of equals) becomes the code 0, that is -8."""
+    largest = xp.take_along_axis(values, xp.argmax(xp.abs(values), axis=-1, keepdims=True), axis=-1)
+    d = largest / np.float32(-8)
+    q = xp.minimum(_divided(values, d, xp) + np.float32(8.5), np.float32(15)).astype(np.uint8)
+    return {"d": d.astype(np.float16), "qs": q[..., :16] | (q[..., 16:] << np.uint8(4))}
+
+
+def encode_q8_0(values: Array, xp: Any) -> dict[str, Array]:
+    """float32 `[..., n_blocks, 32]` -> planes `[..., n_blocks, width]`, byte for byte ggml's `quantize_row_q8_0_ref`:
+    halves are rounded away from zero."""
+    most = xp.max(xp.abs(values), axis=-1, keepdims=True)
+    # XLA would replace a division by a constant by a product with its reciprocal, which is off by a bit at times
+    d = most / xp.where(most < np.inf, np.float32(127), np.float32(1))
+    x = _divided(values, d, xp)
+    whole = xp.trunc(x)
+    q = whole + xp.where(xp.abs(x - whole) >= np.float32(0.5), xp.sign(x), np.float32(0))
+    return {"d": d.astype(np.float16), "qs": q.astype(np.int8)}
+
+
 Q4_0 = BlockFormat(GGMLType.Q4_0, 32, Q4_0_LAYOUT, decode_q4_0)
 Q4_1 = BlockFormat(GGMLType.Q4_1, 32, Q4_1_LAYOUT, decode_q4_1)
 Q5_0 = BlockFormat(GGMLType.Q5_0, 32, Q5_0_LAYOUT, decode_q5_0)

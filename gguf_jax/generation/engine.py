@@ -11,18 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gguf_jax import ops
 from gguf_jax.errors import GGUFJaxError
-from gguf_jax.generation import steps
+from gguf_jax.generation import compilation_cache, steps
 from gguf_jax.generation.sampling import Sampler, SamplerPlan, SamplingParams, make_sampler, plan_for, with_prompt
 from gguf_jax.generation.timings import Stopwatch, Timings
 from gguf_jax.models import Decoder
 from gguf_jax.nn import KVCache
+from gguf_jax.nn.kv_cache import CacheType, cache_types
+from gguf_jax.ops import Precision
 
 MIN_CHUNK = 16
 """Shortest prefill that is compiled; others are the powers of two up to the batch size."""
-
-MIN_SPAN = 256
-"""Shortest stretch of the cache that attention is compiled for; others are its doublings."""
 
 DEFAULT_CONTEXT = 4096
 """Context when none is asked for (and the model was trained for at least as much)."""
@@ -54,8 +54,10 @@ class Engine:
         ctx_size: positions a sequence may have, prompt and answer; default: what the model was trained for, at most
             `DEFAULT_CONTEXT`.
         batch_size: longest chunk of a prompt that is run at once (a power of two of at least 16; others round up).
-        cache_dtype: of keys and values: float32, float16 or bfloat16.
+        cache_type: of keys and values, or a pair of them: f32, f16, bf16, q8_0 or q4_0, or a dtype; default: what the
+            model was loaded with, f16 unless that was chosen.
         dtype: of activations.
+        precision: of the products with weights, `fast` or `exact` (see `ops.Precision`).
         on_prefill: called with (tokens done, tokens in all) after each chunk of a prompt.
     """
 
@@ -65,24 +67,25 @@ class Engine:
         *,
         ctx_size: int | None = None,
         batch_size: int = 512,
-        cache_dtype: jax.typing.DTypeLike = jnp.float16,
+        cache_type: CacheType | tuple[CacheType, CacheType] | None = None,
         dtype: jax.typing.DTypeLike = jnp.float32,
+        precision: Precision = "fast",
         on_prefill: Callable[[int, int], None] | None = None,
     ) -> None:
         if ctx_size is not None and not 1 <= ctx_size < 2**31:
             raise GGUFJaxError(f"ctx_size: expected from 1 to {2**31 - 1}, found {ctx_size}")
         if batch_size < 1:
             raise GGUFJaxError(f"batch_size: expected at least 1, found {batch_size}")
-        if str(cache_dtype) == "f16" or jnp.dtype(cache_dtype) not in (jnp.float32, jnp.float16, jnp.bfloat16):
-            # NumPy reads "f16" as a float of 16 bytes
-            raise GGUFJaxError(f"cache_dtype: expected float32, float16 or bfloat16, found {cache_dtype!r}")
+        compilation_cache.enable()
         self.model = model
         self.config = model.config
         self.ctx_size = ctx_size or min(model.config.context_length, DEFAULT_CONTEXT)
         self.batch_size = _bucket(batch_size, MIN_CHUNK, 2**30)
-        self.cache_dtype = cache_dtype
+        self.cache_type = cache_types(model.cache_type if cache_type is None else cache_type)
+        layer = jax.eval_shape(partial(model.make_cache, 1, self.ctx_size, self.cache_type))
+        self._spans = ops.attention_spans(layer.k[0], layer.v[0])
         self.on_prefill = on_prefill
-        self._spec, self._leaves = steps.split(model, dtype)
+        self._spec, self._leaves = steps.split(model, dtype, precision)
         self._run: object = None  # the generation that may touch the cache: the last one begun
         self._cache: KVCache | None = None
         self._held: list[list[int]] = []
@@ -175,10 +178,10 @@ class Engine:
                 )
 
     def _span(self, positions: int) -> int:
-        return _bucket(positions, MIN_SPAN, self.ctx_size)
+        return next((span for span in self._spans if span >= positions), self._spans[-1])
 
     def _new_cache(self, batch: int) -> KVCache:
-        make = partial(self.model.make_cache, batch, self.ctx_size, self.cache_dtype)
+        make = partial(self.model.make_cache, batch, self.ctx_size, self.cache_type)
         nbytes = jax.eval_shape(make).nbytes
         message = f"ctx_size: a cache of {batch} x {self.ctx_size} tokens takes {nbytes / 2**30:.1f} GiB"
         # asked before allocating: a host that promises more memory than it has kills the process later

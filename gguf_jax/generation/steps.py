@@ -19,13 +19,14 @@ from flax import nnx
 from gguf_jax.generation.sampling import Sampler, SamplerPlan, sample
 from gguf_jax.models import Decoder
 from gguf_jax.nn import KVCache
+from gguf_jax.ops import Precision
 
 Leaves = tuple[jax.Array, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Spec:
-    """The static part of a model: its graph and tree structure, and the dtype activations are computed in.
+    """The static part of a model: its graph and tree structure, and what activations are computed in.
 
     Equal for two models of the same structure, so that they share compiled programs. The hash is computed once: a
     graph of hundreds of nodes would otherwise be hashed for every token.
@@ -34,10 +35,15 @@ class Spec:
     graphdef: nnx.GraphDef
     treedef: Any
     dtype: Any
+    precision: Precision
     _hash: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((self.graphdef, self.treedef, self.dtype)))
+        object.__setattr__(self, "_hash", hash(self._facts))
+
+    @property
+    def _facts(self) -> tuple[Any, ...]:
+        return self.graphdef, self.treedef, self.dtype, self.precision
 
     def __hash__(self) -> int:
         return self._hash
@@ -47,17 +53,19 @@ class Spec:
             return True
         if not isinstance(other, Spec) or self._hash != other._hash:
             return False
-        return (self.graphdef, self.treedef, self.dtype) == (other.graphdef, other.treedef, other.dtype)
+        return self._facts == other._facts
 
     def model(self, leaves: Leaves) -> Decoder:
         return nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, leaves))
 
 
-def split(model: Decoder, dtype: jax.typing.DTypeLike = jnp.float32) -> tuple[Spec, Leaves]:
+def split(
+    model: Decoder, dtype: jax.typing.DTypeLike = jnp.float32, precision: Precision = "exact"
+) -> tuple[Spec, Leaves]:
     """A model as a static spec and its leaves."""
     graphdef, state = nnx.split(model.structure())
     leaves, treedef = jax.tree.flatten(state)
-    return Spec(graphdef, treedef, jnp.dtype(dtype)), tuple(leaves)
+    return Spec(graphdef, treedef, jnp.dtype(dtype), precision), tuple(leaves)
 
 
 @partial(jax.jit, static_argnames=("spec", "span"), donate_argnames=("logits", "cache"))
@@ -78,9 +86,9 @@ def prefill(
     `logits [B, V]`; -1 keeps the row. `span` exceeds every position (see `Decoder.hidden`).
     """
     model = spec.model(leaves)
-    hidden, cache = model.hidden(tokens, positions, cache, span=span, dtype=spec.dtype)
+    hidden, cache = model.hidden(tokens, positions, cache, span=span, dtype=spec.dtype, precision=spec.precision)
     ends = jnp.take_along_axis(hidden, jnp.maximum(last, 0)[:, None, None], axis=1)[:, 0]  # [B, E]
-    return jnp.where((last >= 0)[:, None], model.logits(ends), logits), cache
+    return jnp.where((last >= 0)[:, None], model.logits(ends, spec.precision), logits), cache
 
 
 @partial(jax.jit, static_argnames=("plan",), donate_argnames=("sampler",))
@@ -107,7 +115,8 @@ def decode(
     A slot that has nothing more to say may run on: past the cache's end its keys are dropped.
     """
     model = spec.model(leaves)
-    hidden, cache = model.hidden(tokens[:, None], positions[:, None], cache, span=span, dtype=spec.dtype)
+    options = dict(span=span, dtype=spec.dtype, precision=spec.precision)
+    hidden, cache = model.hidden(tokens[:, None], positions[:, None], cache, **options)
     with jax.named_scope("sample"):
-        tokens, sampler = sample(model.logits(hidden[:, 0]), sampler, plan)
+        tokens, sampler = sample(model.logits(hidden[:, 0], spec.precision), sampler, plan)
     return tokens, positions + 1, cache, sampler

@@ -167,7 +167,7 @@ def generate(
         stop: texts that end an answer (they are not part of it).
         params: how to sample; or name its fields: `temperature=0.7, top_k=20, seed=1, ...` (see `SamplingParams`).
         ignore_eog: go on after an end-of-generation token.
-        engine: one of your own, to set the context, the cache's dtype or the batch size, and to keep the cache for
+        engine: one of your own, to set the context, the cache's type or the batch size, and to keep the cache for
             the next prompt that begins alike; default: a new one.
 
     Returns:

@@ -12,10 +12,13 @@ import jax
 
 @dataclass
 class Timings:
-    """Seconds and tokens of one generation. `prefill_s` and `decode_s` do not hold compilation; `decode_s` runs from
-    the first token to the last, what the caller did between them included, since the next step runs meanwhile."""
+    """Seconds and tokens of one generation. `compile_s` is what it took to have the programs: to trace them, and to
+    compile them or read them from the compilation cache; `compiled` counts those that were not there. `prefill_s` and
+    `decode_s` do not hold it; `decode_s` runs from the first token to the last, what the caller did between them
+    included, since the next step runs meanwhile."""
 
     compile_s: float = 0.0
+    compiled: int = 0
     prefill_s: float = 0.0
     prefill_tokens: int = 0
     decode_s: float = 0.0
@@ -38,17 +41,22 @@ class Timings:
 
 
 class _CompileCounter:
-    """Counts XLA compilations of this process. JAX tells listeners of each; they cannot be taken back, so there is
-    one for the process, made when first asked for."""
+    """Counts the programs that JAX made ready in this process, and of them those that the compilation cache held. JAX
+    tells listeners of each; they cannot be taken back, so there is one for the process, made when first asked for."""
 
     instance: _CompileCounter | None = None
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = self.cached = 0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
+        jax.monitoring.register_event_listener(self._listen_to_cache)
 
     def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
+        # of a program from the cache too, whatever its name says
         self.count += event == "/jax/core/compile/backend_compile_duration"
+
+    def _listen_to_cache(self, event: str, **_: Any) -> None:
+        self.cached += event == "/jax/compilation_cache/cache_hits"
 
     @classmethod
     def get(cls) -> _CompileCounter:
@@ -67,12 +75,13 @@ class Stopwatch:
         self._mark = time.perf_counter()
 
     def call(self, program: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a program; if that compiled, its time goes to `compile_s` and out of the running phase."""
-        before, start = self._counter.count, time.perf_counter()
+        """Call a program; if it was not ready, the call's time goes to `compile_s` and out of the running phase."""
+        before, cached, start = self._counter.count, self._counter.cached, time.perf_counter()
         result = program(*args, **kwargs)
         if self._counter.count != before:
             spent = time.perf_counter() - start
             self.timings.compile_s += spent
+            self.timings.compiled += self._counter.count - before - (self._counter.cached - cached)
             self._mark += spent
         return result
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,13 +14,17 @@ import numpy as np
 from flax import nnx
 
 from gguf_jax import ops
+from gguf_jax.formats import GGMLType
 from gguf_jax.models.config import DecoderConfig
 from gguf_jax.nn import kv_cache
-from gguf_jax.nn.kv_cache import KVCache
-from gguf_jax.nn.linear import Embedding, Linear, RMSNorm
-from gguf_jax.nn.rope import rotate, rotation
+from gguf_jax.nn.kv_cache import DEFAULT_CACHE_TYPE, CacheType, KVCache, cache_types
+from gguf_jax.nn.linear import Embedding, Linear, RMSNorm, gated, together
+from gguf_jax.nn.rope import RopePairing, rotation
+from gguf_jax.quantized_array import Weight
 
 Rotation = tuple[jax.Array, jax.Array]
+Rows = tuple[Weight, Weight]
+"""Keys and values of one block, `[B, G, S, D]` each."""
 
 
 class RopeFreqs(nnx.Module):
@@ -53,42 +57,43 @@ class Block(nnx.Module):
         x: jax.Array,
         positions: jax.Array,
         turn: Rotation,
-        past: tuple[jax.Array, jax.Array] | None,
+        past: Rows | None,
         span: int | None,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        precision: ops.Precision,
+    ) -> tuple[jax.Array, Rows]:
         """`x [B, T, E]` -> `[B, T, E]` and this block's keys and values (the cache's, when there was one)."""
         with jax.named_scope("attention"):
-            attended, kv = self._attention(self.attn_norm(x), positions, turn, past, span)
+            attended, kv = self._attention(self.attn_norm(x), positions, turn, past, span, precision)
             x = x + attended
         with jax.named_scope("feed_forward"):
             h = self.ffn_norm(x)
-            return x + self.ffn_down(jax.nn.silu(self.ffn_gate(h)) * self.ffn_up(h)), kv
+            return x + self.ffn_down(gated(h, self.ffn_gate, self.ffn_up, precision), precision), kv
 
     def _attention(
         self,
         x: jax.Array,
         positions: jax.Array,
         turn: Rotation,
-        past: tuple[jax.Array, jax.Array] | None,
+        past: Rows | None,
         span: int | None,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        precision: ops.Precision,
+    ) -> tuple[jax.Array, Rows]:
         c = self.config
         batch, length, _ = x.shape
-        q = self.attn_q(x).reshape(batch, length, c.head_count, c.key_length)
-        k = self.attn_k(x).reshape(batch, length, c.head_count_kv, c.key_length)
-        v = self.attn_v(x).reshape(batch, length, c.head_count_kv, c.value_length)
+        q, k, v = together(x, (self.attn_q, self.attn_k, self.attn_v), precision)
+        q = q.reshape(batch, length, c.head_count, c.key_length)
+        k = k.reshape(batch, length, c.head_count_kv, c.key_length)
+        v = v.reshape(batch, length, c.head_count_kv, c.value_length)
         if self.attn_q_norm is not None and self.attn_k_norm is not None:
             q, k = self.attn_q_norm(q), self.attn_k_norm(k)
-        q, k = (rotate(each, *turn, c.rope.pairing) for each in (q, k))
+        q, k = ops.rotate((q, k), *turn, interleaved=c.rope.pairing is RopePairing.INTERLEAVED)
         if past is None:
             kv = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # [B, T, G, D] -> [B, G, T, D]
-            seen = kv
+            span = None
         else:
             kv = kv_cache.write(past[0], k, positions), kv_cache.write(past[1], v, positions)
-            length_seen = kv[0].shape[2] if span is None else span
-            seen = kv_cache.read_prefix(kv[0], length_seen), kv_cache.read_prefix(kv[1], length_seen)
-        out = ops.attention(q, seen[0], seen[1], positions, scale=c.attention_scale, window=self.window)
-        return self.attn_output(out.reshape(batch, length, c.head_count * c.value_length)), kv
+        out = ops.attention(q, *kv, positions, scale=c.attention_scale, window=self.window, span=span)
+        return self.attn_output(out.reshape(batch, length, c.head_count * c.value_length), precision), kv
 
 
 @dataclass(eq=False)
@@ -97,6 +102,7 @@ class Companions:
 
     metadata: Mapping[str, Any] | None = None
     tokenizer: Any = None
+    cache_type: CacheType | tuple[CacheType, CacheType] = DEFAULT_CACHE_TYPE
 
 
 class Decoder(nnx.Module):
@@ -128,7 +134,7 @@ class Decoder(nnx.Module):
 
     @metadata.setter
     def metadata(self, value: Mapping[str, Any] | None) -> None:
-        self.companions = Companions(value, self.tokenizer)
+        self._accompany(metadata=value)
 
     @property
     def tokenizer(self) -> Any:
@@ -137,7 +143,19 @@ class Decoder(nnx.Module):
 
     @tokenizer.setter
     def tokenizer(self, value: Any) -> None:
-        self.companions = Companions(self.metadata, value)
+        self._accompany(tokenizer=value)
+
+    @property
+    def cache_type(self) -> CacheType | tuple[CacheType, CacheType]:
+        """What an `Engine` that is not told otherwise keeps keys and values as (see `nn.kv_cache.CACHE_TYPES`)."""
+        return self.companions.cache_type if self.companions else DEFAULT_CACHE_TYPE
+
+    @cache_type.setter
+    def cache_type(self, value: CacheType | tuple[CacheType, CacheType]) -> None:
+        self._accompany(cache_type=cache_types(value))
+
+    def _accompany(self, **changes: Any) -> None:
+        self.companions = replace(self.companions or Companions(), **changes)
 
     def structure(self) -> Decoder:
         """The same variables without the companions: models of one structure then share compiled programs, and the
@@ -179,15 +197,17 @@ class Decoder(nnx.Module):
         *,
         span: int | None = None,
         dtype: jax.typing.DTypeLike = jnp.float32,
+        precision: ops.Precision = "exact",
     ) -> tuple[jax.Array, KVCache]:
         """The blocks, to be traced: int32 `tokens [B, T]` at `positions [B, T]` -> normed `[B, T, E]` and the cache.
 
         Args:
             positions: index of each token in its sequence; -1 marks padding, which leaves the cache as it is.
             cache: keys and values of earlier positions; without one the tokens must be all there is, at 0..T-1.
-            span: static; attention reads only the first `span` positions of the cache, so it must exceed every
-                position. None: all of it.
+            span: static; must exceed every position, so that attention may leave out what lies behind it (see
+                `ops.attention_spans`). None: the whole cache.
             dtype: what activations are computed in. Norms, RoPE, softmax and sums stay float32.
+            precision: of the products with weights, see `ops.Precision`.
         """
         with jax.named_scope("token_embd"):
             x = self.token_embd(tokens, dtype)
@@ -197,25 +217,36 @@ class Decoder(nnx.Module):
         for i, block in enumerate(self.blk):
             with jax.named_scope(f"blk.{i}"):
                 past = None if cache is None else (cache.k[i], cache.v[i])
-                x, (k, v) = block(x, positions, turn, past, span)
+                x, (k, v) = block(x, positions, turn, past, span, precision)
             ks.append(k)
             vs.append(v)
         return self.output_norm(x), KVCache(tuple(ks), tuple(vs))
 
-    def logits(self, hidden: jax.Array) -> jax.Array:
+    def logits(self, hidden: jax.Array, precision: ops.Precision = "exact") -> jax.Array:
         """`hidden [..., E]` -> float32 `[..., vocab]`."""
         with jax.named_scope("output"):
-            y = self.token_embd.attend(hidden) if self.output is None else self.output(hidden)
+            output = self.token_embd.attend if self.output is None else self.output
+            y = output(hidden, precision)
             return y.astype(jnp.float32)
 
-    def make_cache(self, batch: int, length: int, dtype: jax.typing.DTypeLike = jnp.float32) -> KVCache:
-        """An empty cache for `batch` sequences of at most `length` positions."""
+    def make_cache(
+        self, batch: int, length: int, cache_type: CacheType | tuple[CacheType, CacheType] = "f32"
+    ) -> KVCache:
+        """An empty cache for `batch` sequences of at most `length` positions.
+
+        Args:
+            cache_type: of keys and values, or a pair of them: see `nn.kv_cache.CACHE_TYPES`.
+
+        Raises:
+            GGUFJaxError: there is no such type, or the heads' size is no multiple of its block.
+        """
         c = self.config
 
-        def zeros(depth: int) -> tuple[jax.Array, ...]:
-            return tuple(jnp.zeros((batch, c.head_count_kv, length, depth), dtype) for _ in range(c.block_count))
+        def empty(type: GGMLType, depth: int) -> tuple[Weight, ...]:
+            return tuple(kv_cache.buffer(type, batch, c.head_count_kv, length, depth) for _ in range(c.block_count))
 
-        return KVCache(zeros(c.key_length), zeros(c.value_length))
+        k, v = cache_types(cache_type)
+        return KVCache(empty(k, c.key_length), empty(v, c.value_length))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -17,9 +19,26 @@ class Linear(nnx.Module):
         self.weight: nnx.Variable = normal(rngs, (out_features, in_features))
         self.bias = nnx.Param(jnp.zeros(out_features)) if bias else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = ops.linear(x, self.weight.get_value())
-        return y if self.bias is None else y + self.bias.get_value().astype(x.dtype)
+    def __call__(self, x: jax.Array, precision: ops.Precision = "exact") -> jax.Array:
+        return self.biased(ops.linear(x, self.weight.get_value(), precision=precision))
+
+    def biased(self, y: jax.Array) -> jax.Array:
+        """A product `y [..., out]` with this layer's bias."""
+        return y if self.bias is None else y + self.bias.get_value().astype(y.dtype)
+
+
+def together(x: jax.Array, layers: Sequence[Linear], precision: ops.Precision = "exact") -> tuple[jax.Array, ...]:
+    """`tuple(layer(x) for layer in layers)`, the products in one call."""
+    products = ops.linears(x, [layer.weight.get_value() for layer in layers], precision=precision)
+    return tuple(layer.biased(y) for layer, y in zip(layers, products, strict=True))
+
+
+def gated(x: jax.Array, gate: Linear, up: Linear, precision: ops.Precision = "exact") -> jax.Array:
+    """`silu(gate(x)) * up(x)`, in one call where there are no biases."""
+    if gate.bias is None and up.bias is None:
+        return ops.gated_linear(x, gate.weight.get_value(), up.weight.get_value(), precision=precision)
+    opened, raised = together(x, (gate, up), precision)
+    return jax.nn.silu(opened) * raised
 
 
 class Embedding(nnx.Module):
@@ -31,9 +50,9 @@ class Embedding(nnx.Module):
     def __call__(self, ids: jax.Array, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
         return ops.take_rows(self.weight.get_value(), ids, dtype=dtype)
 
-    def attend(self, x: jax.Array) -> jax.Array:
+    def attend(self, x: jax.Array, precision: ops.Precision = "exact") -> jax.Array:
         """The tied output projection: `x [..., features] -> [..., rows]`."""
-        return ops.linear(x, self.weight.get_value())
+        return ops.linear(x, self.weight.get_value(), precision=precision)
 
 
 class RMSNorm(nnx.Module):

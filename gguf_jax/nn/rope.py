@@ -86,19 +86,3 @@ def rotation(config: RopeConfig, positions: jax.Array, factors: jax.Array | None
         frequency = frequency / factors.astype(jnp.float32)
     angle = positions[..., None].astype(jnp.float32) * frequency
     return jnp.cos(angle) * magnitude(config), jnp.sin(angle) * magnitude(config)
-
-
-def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array, pairing: RopePairing) -> jax.Array:
-    """Turn the first `2 * cos.shape[-1]` elements of every head of `x [B, T, H, D]`; computed in float32."""
-    n = 2 * cos.shape[-1]
-    cos, sin = cos[:, :, None], sin[:, :, None]  # [B, T, 1, n/2]
-    turned, rest = x[..., :n].astype(jnp.float32), x[..., n:]
-    match pairing:
-        case RopePairing.INTERLEAVED:
-            pairs = turned.reshape(*turned.shape[:-1], n // 2, 2)
-            a, b = pairs[..., 0], pairs[..., 1]
-            turned = jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(turned.shape)
-        case RopePairing.HALVES:
-            a, b = jnp.split(turned, 2, axis=-1)
-            turned = jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
-    return jnp.concatenate([turned.astype(x.dtype), rest], axis=-1)

@@ -1,7 +1,20 @@
 """Operations on packed weights: one meaning each (`xla`), several implementations."""
 
-from gguf_jax.ops.attention import attention
-from gguf_jax.ops.linear import linear
+from gguf_jax.ops.attention import attention, attention_spans
+from gguf_jax.ops.linear import Precision, gated_linear, linear, linears
+from gguf_jax.ops.prepare import prepare, prepare_blocks
+from gguf_jax.ops.rotate import rotate
 from gguf_jax.ops.take_rows import take_rows
 
-__all__ = ["attention", "linear", "take_rows"]
+__all__ = [
+    "Precision",
+    "attention",
+    "attention_spans",
+    "gated_linear",
+    "linear",
+    "linears",
+    "prepare",
+    "prepare_blocks",
+    "rotate",
+    "take_rows",
+]

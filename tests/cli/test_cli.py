@@ -13,6 +13,7 @@ import pytest
 import gguf_jax as gj
 from gguf_jax.cli import options
 from gguf_jax.cli.app import app
+from gguf_jax.formats import GGMLType
 from gguf_jax.generation import Piece
 
 ONE_LINE_ERRORS = {
@@ -26,7 +27,14 @@ ONE_LINE_ERRORS = {
         ["run", "--logit-bias", "fish"],
         "--logit-bias: expected TOKEN_ID+BIAS or TOKEN_ID-BIAS, found 'fish'",
     ),
-    "cache type": (["run", "--cache-type", "q9"], "--cache-type: expected one of f32, f16, bf16, found 'q9'"),
+    "cache type": (
+        ["run", "--cache-type-k", "q9"],
+        "--cache-type-k: expected one of f32, f16, bf16, q8_0, q4_0, found 'q9'",
+    ),
+    "short cache type": (
+        ["chat", "-ctk", "q8_0", "-ctv", "q9"],
+        "--cache-type-v: expected one of f32, f16, bf16, q8_0, q4_0, found 'q9'",
+    ),
     "prompt twice": (["run", "-p", "x", "-f", "y"], "expected one of --prompt and --file"),
     "no prompt file": (["run", "-f", "absent.txt"], "--file absent.txt: cannot be read"),
     "n": (["run", "-n", "0"], "-n: expected a number of tokens or -1, found 0"),
@@ -200,12 +208,16 @@ def test_every_sampling_field_is_an_option_and_has_its_own_default(command, answ
     _, params, _ = answered(command)
     assert params.seed is not None
     given = [word for pair in GIVEN.values() for word in pair]
-    engine, params, limit = answered(command, *given, "-l", "5-inf", "-n", 3, "-c", 32, "-b", 16, "--cache-type", "f32")
+    cache = ["-ctk", "f32", "--cache-type-v", "q8_0"]
+    engine, params, limit = answered(command, *given, "-l", "5-inf", "-n", 3, "-c", 32, "-b", 16, *cache)
     assert params == gj.SamplingParams(
         **{name: value for name, (_, value) in GIVEN.items()}, logit_bias={5: -float("inf")}
     )
     assert {*GIVEN, "logit_bias"} == set(gj.SamplingParams.__dataclass_fields__)
-    assert (limit, engine.ctx_size, engine.batch_size, engine.cache_dtype) == (3, 32, 16, "float32")
+    assert (limit, engine.ctx_size, engine.batch_size, engine.cache_type) == (
+        *(3, 32, 16),
+        (GGMLType.F32, GGMLType.Q8_0),
+    )
 
 
 def test_load_time_holds_what_imports_jax_but_not_who_types(answered, monkeypatch, capsys):

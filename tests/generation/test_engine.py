@@ -15,7 +15,8 @@ import gguf_jax as gj
 from gguf_jax.generation import PromptTooLong, steps
 from gguf_jax.generation.sampling import make_sampler, plan_for
 from gguf_jax.generation.timings import Timings
-from tests.support import small_model
+from gguf_jax.ops.attention import api as attention
+from tests.support import needed, small_model
 
 GREEDY = gj.SamplingParams.greedy()
 RNG = np.random.default_rng(0)
@@ -43,37 +44,37 @@ def recomputed(model, prompt, count):
 
 @pytest.mark.parametrize("batch_size", [16, 32])
 def test_property_cached_is_recomputed(model, batch_size):
-    engine = gj.Engine(model, cache_dtype=jnp.float32, batch_size=batch_size)
+    engine = gj.Engine(model, precision="exact", cache_type="f32", batch_size=batch_size)
     for prompt in PROMPTS:
         assert answers(engine, [prompt], [GREEDY], max_tokens=12) == [recomputed(model, prompt, 12)]
 
 
-@pytest.mark.parametrize("cache_dtype", [jnp.float32, jnp.bfloat16])
-def test_property_batch_is_each_alone(model, cache_dtype):
+@pytest.mark.parametrize("cache_type", [jnp.float32, "bf16"])
+def test_property_batch_is_each_alone(model, cache_type):
     params = [
         gj.SamplingParams(seed=s, top_k=k, temperature=t)
         for s, k, t in [(1, 20, 1.0), (2, 0, 0.7), (3, 5, 0.0), (1, 40, 2.0)]
     ]
-    together = answers(gj.Engine(model, cache_dtype=cache_dtype, batch_size=16), PROMPTS, params, max_tokens=10)
+    together = answers(gj.Engine(model, cache_type=cache_type, batch_size=16), PROMPTS, params, max_tokens=10)
     for prompt, each, expected in zip(PROMPTS, params, together, strict=True):
-        alone = answers(gj.Engine(model, cache_dtype=cache_dtype, batch_size=16), [prompt], [each], max_tokens=10)
+        alone = answers(gj.Engine(model, cache_type=cache_type, batch_size=16), [prompt], [each], max_tokens=10)
         assert alone == [expected]
     assert together[0] != together[3][: len(together[0])]
 
 
 def test_property_reusing_the_cache_changes_nothing(model):
-    engine = gj.Engine(model, cache_dtype=jnp.float32)
+    engine = gj.Engine(model, precision="exact", cache_type="f32")
     first = answers(engine, [PROMPTS[0]], [GREEDY], max_tokens=8)[0]
     for longer in (PROMPTS[0] + first + [3, 4], [*PROMPTS[0][:3], 9], [*PROMPTS[0][:3], 9]):
         timings = Timings()
         again = answers(engine, [longer], [GREEDY], max_tokens=8, timings=timings)
-        assert again == answers(gj.Engine(model, cache_dtype=jnp.float32), [longer], [GREEDY], max_tokens=8)
+        assert again == answers(gj.Engine(model, precision="exact", cache_type="f32"), [longer], [GREEDY], max_tokens=8)
         assert timings.reused_tokens + timings.prefill_tokens == len(longer)
         assert timings.reused_tokens > 0
 
 
 def test_reuse_after_an_abandoned_answer(model):
-    engine = gj.Engine(model, cache_dtype=jnp.float32)
+    engine = gj.Engine(model, precision="exact", cache_type="f32")
     for _ in zip(range(4), engine.generate([PROMPTS[0]], [GREEDY], max_tokens=20), strict=False):
         pass
     assert answers(engine, [PROMPTS[0]], [GREEDY], max_tokens=12) == [recomputed(model, PROMPTS[0], 12)]
@@ -86,7 +87,7 @@ def test_reuse_after_an_interrupted_prefill(model):
         if done == 32:
             raise KeyboardInterrupt
 
-    engine = gj.Engine(model, cache_dtype=jnp.float32, batch_size=16, on_prefill=interrupt)
+    engine = gj.Engine(model, precision="exact", cache_type="f32", batch_size=16, on_prefill=interrupt)
     with pytest.raises(KeyboardInterrupt):
         answers(engine, [prompt], [GREEDY], max_tokens=8)
     engine.on_prefill = None
@@ -157,6 +158,57 @@ def test_weights_are_decoded_one_at_a_time():
     temporary = program.compile().memory_analysis().temp_size_in_bytes
     sizes = [4 * w.size for _, v in nnx.to_flat_state(nnx.state(model)) if (w := v.get_value()).ndim == 2]
     assert temporary < 2 * max(sizes) < sum(sizes) / 4
+
+
+def without_native_attention(monkeypatch):
+    """A compiled program keeps its implementation: give the engine a context of a length that no other test has."""
+    for table in (attention.IMPLEMENTATIONS, attention.SPANS):
+        monkeypatch.delitem(table, "native")
+
+
+def test_property_native_attention_generates_the_same(monkeypatch):
+    model, prompts = gj.load(), [list(range(40, 340)), [7, 8, 9]]
+    needed("native", lambda: None)
+    native = gj.Engine(model, ctx_size=602, cache_type="f32", precision="exact")
+    found = answers(native, prompts, [GREEDY] * 2, max_tokens=24)
+    without_native_attention(monkeypatch)
+    xla = gj.Engine(model, ctx_size=601, cache_type="f32", precision="exact")
+    assert (native._spans, xla._spans) == ((602,), (256, 512, 601))
+    assert answers(xla, prompts, [GREEDY] * 2, max_tokens=24) == found
+
+
+@pytest.mark.parametrize("implementation", attention.IMPLEMENTATIONS)
+def test_property_a_packed_cache_moves_the_logits_a_little(implementation, monkeypatch):
+    """Keys and values lose half a step of their blocks, 1/254 of the largest or 1/16; the model says much the same."""
+    needed(implementation, lambda: None)
+    if implementation == "xla":
+        without_native_attention(monkeypatch)
+    model = gj.load()
+    tokens = jnp.asarray([model.tokenizer.encode("It was a fine morning in April, and the clocks were striking")])
+    positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+
+    def logits(cache_type):
+        cache = model.make_cache(1, 64, cache_type)
+        hidden, cache = model.hidden(tokens[:, :-1], positions[:, :-1], cache)
+        hidden, _ = model.hidden(tokens[:, -1:], positions[:, -1:], cache)
+        return np.asarray(model.logits(hidden))[0, -1]
+
+    exact = logits("f32")
+    spread = exact.std()
+    for cache_type, least, most in [("q8_0", 1e-5, 0.1), ("q4_0", 1e-3, 1.0), (("q8_0", "q4_0"), 1e-3, 1.0)]:
+        off = np.abs(logits(cache_type) - exact).max() / spread
+        assert least < off < most, cache_type
+
+
+@pytest.mark.parametrize("cache_type", ["q8_0", ("f16", "q4_0")])
+def test_property_a_packed_cache_is_reused(cache_type):
+    model = small_model(key_length=32, value_length=32)
+    engine = gj.Engine(model, cache_type=cache_type, batch_size=16)
+    first = answers(engine, [PROMPTS[1]], [GREEDY], max_tokens=8)
+    again = answers(engine, [[*PROMPTS[1], *first[0]]], [GREEDY], max_tokens=4)
+    fresh = gj.Engine(model, cache_type=cache_type, batch_size=16)
+    assert answers(fresh, [PROMPTS[1]], [GREEDY], max_tokens=8) == first
+    assert answers(fresh, [[*PROMPTS[1], *first[0]]], [GREEDY], max_tokens=4) == again
 
 
 def test_a_penalty_window_is_no_longer_than_the_context(model):
@@ -233,7 +285,9 @@ class TestBadInput:
             ({"ctx_size": 0}, "ctx_size: expected from 1 to 2147483647, found 0"),
             ({"ctx_size": 2**31}, "ctx_size: expected from 1 to 2147483647, found 2147483648"),
             ({"batch_size": 0}, "batch_size: expected at least 1, found 0"),
-            ({"cache_dtype": jnp.int8}, "cache_dtype: expected float32, float16 or bfloat16, found .*int8"),
+            ({"cache_type": jnp.int8}, "cache_type: expected one of f32, f16, bf16, q8_0, q4_0, found .*int8"),
+            ({"cache_type": ("f16", "q4_1")}, "cache_type of values: expected one of f32, .*, found 'q4_1'"),
+            ({"cache_type": "q8_0"}, "cache_type: expected a head size that is a multiple of 32 for q8_0, found 8"),
         ],
     )
     def test_options(self, model, options, message):

@@ -1,4 +1,7 @@
-"""Contract of `ops.linear`: every implementation x every type, held to float64 arithmetic on the decoded weight."""
+"""Contract of `ops.linear`: every implementation x every type x both precisions, held to float64 arithmetic on the
+decoded weight."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -7,14 +10,18 @@ import pytest
 
 from gguf_jax.errors import Unsupported
 from gguf_jax.formats import GGMLType
-from gguf_jax.ops.linear.api import IMPLEMENTATIONS, linear
+from gguf_jax.ops import prepare
+from gguf_jax.ops.linear.api import IMPLEMENTATIONS, gated_linear, linear, linears
 from gguf_jax.quantized_array import QuantizedArray
-from tests.support import EPS, QUANTIZED, columns_of, random_weight
+from tests.support import EPS, QUANTIZED, columns_of, needed, random_weight
 
-# every type with a few rows; every leading shape with two types, since the decoder does not see it
-CASES = [(type, (3,)) for type in QUANTIZED] + [
-    (type, lead) for type in (GGMLType.Q8_0, GGMLType.Q4_K) for lead in [(), (1,), (2, 5)]
+# every type with a few rows and with enough for the blocked kernels; other leading shapes with two types, since the
+# decoder does not see them
+CASES = [(type, lead) for type in QUANTIZED for lead in [(3,), (11,)]] + [
+    (type, lead) for type in (GGMLType.Q8_0, GGMLType.Q4_K) for lead in [(), (1,), (2, 5), (35,)]
 ]
+ROWS = 21
+"""Of the weight: one panel and a part of a second."""
 
 
 def bound(x: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -22,27 +29,102 @@ def bound(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     return EPS * x.shape[-1] * (np.abs(x.astype(np.float64)) @ np.abs(w.astype(np.float64)).T)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def fast_bound(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """What `fast` may differ by: activations rounded to int8 in blocks of 32, or both operands to bfloat16."""
+    size = np.abs(w.astype(np.float64)).T
+    bits = np.finfo(np.float32).eps
+    pad = -x.shape[-1] % 32
+    blocks = np.pad(np.abs(x).astype(np.float64), [(0, 0)] * (x.ndim - 1) + [(0, pad)])
+    tops = blocks.reshape(*x.shape[:-1], -1, 32).max(-1)
+    half_steps = np.repeat(tops, 32, axis=-1)[..., : x.shape[-1]] / 127 / 2 * (1 + 4 * 127 * bits)
+    bfloat16 = 2.0**-8 + 2.0**-18  # half a step of each operand, and their product
+    return np.maximum(half_steps @ size, bfloat16 * (np.abs(x).astype(np.float64) @ size)) + bound(x, w)
+
+
+BOUNDS = {"exact": bound, "fast": fast_bound}
+
+WAYS = [(name, precision, prepared) for name in IMPLEMENTATIONS for precision in BOUNDS for prepared in (False, True)]
+WAYS = [way for way in WAYS if way[0] != "xla" or way == ("xla", "exact", False)]  # it knows no other way
+
+
+@pytest.mark.parametrize(("implementation", "precision", "prepared"), WAYS)
 @pytest.mark.parametrize(("type", "lead"), CASES, ids=lambda value: getattr(value, "name", str(value)))
-def test_contract_packed(type, lead, implementation):
-    w = random_weight(type, 6, columns=columns_of(type))
-    x = np.random.default_rng(1).standard_normal((*lead, w.shape[1])).astype(np.float32)
-    y = jax.jit(lambda x, w: linear(x, w, implementation=implementation))(x, w)
+def test_contract_packed(type, lead, implementation, precision, prepared):
+    w = random_weight(type, ROWS, columns=columns_of(type, 3) if columns_of(type, 1) > 32 else 96)
     decoded = np.asarray(w.dequantize())
-    assert y.shape == (*lead, 6)
+    w = needed(implementation, prepare, w) if prepared else w
+    x = np.random.default_rng(1).standard_normal((*lead, w.shape[1])).astype(np.float32)
+    run = jax.jit(lambda x, w: linear(x, w, implementation=implementation, precision=precision))
+    y = needed(implementation, run, x, w)
+    assert y.shape == (*lead, ROWS)
     assert y.dtype == jnp.float32
-    assert (np.abs(np.asarray(y, np.float64) - x.astype(np.float64) @ decoded.T) <= bound(x, decoded)).all()
+    error = np.abs(np.asarray(y, np.float64) - x.astype(np.float64) @ decoded.T)
+    assert (error <= BOUNDS[precision](x, decoded)).all()
 
 
+@pytest.mark.parametrize("precision", BOUNDS)
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
-def test_contract_float(dtype, implementation):
+@pytest.mark.parametrize("rows", [1, 3, 7, 11, 35])
+def test_contract_float(rows, dtype, implementation, precision):
     rng = np.random.default_rng(2)
-    w = jnp.asarray(rng.standard_normal((7, 40)), dtype)
-    x = rng.standard_normal((3, 40)).astype(np.float32)
-    y = linear(jnp.asarray(x), w, implementation=implementation)
+    w = jnp.asarray(rng.standard_normal((ROWS, 43)), dtype)
+    x = rng.standard_normal((rows, 43)).astype(np.float32)
+    y = needed(implementation, partial(linear, implementation=implementation, precision=precision), jnp.asarray(x), w)
     wide = np.asarray(w, np.float32)
-    assert (np.abs(np.asarray(y, np.float64) - x.astype(np.float64) @ wide.T) <= bound(x, wide)).all()
+    error = np.abs(np.asarray(y, np.float64) - x.astype(np.float64) @ wide.T)
+    assert (error <= BOUNDS[precision](x, wide)).all()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("lead", [(), (5,), (11,)])
+def test_contract_several_weights_at_once(lead, implementation):
+    ws = [
+        random_weight(type, n, columns=256)
+        for type, n in [(GGMLType.Q4_K, 40), (GGMLType.Q6_K, 5), (GGMLType.Q8_0, 17)]
+    ]
+    ws.append(jnp.asarray(np.random.default_rng(0).standard_normal((3, 256)), jnp.float16))
+    x = np.random.default_rng(1).standard_normal((*lead, 256)).astype(np.float32)
+    ys = needed(implementation, partial(linears, implementation=implementation), x, ws)
+    for w, y in zip(ws, ys, strict=True):
+        decoded = np.asarray(w.dequantize() if isinstance(w, QuantizedArray) else w, np.float32)
+        assert (np.abs(np.asarray(y, np.float64) - x.astype(np.float64) @ decoded.T) <= bound(x, decoded)).all()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("lead", [(), (5,), (11,)])
+def test_contract_gated(lead, implementation):
+    gate, up = (random_weight(GGMLType.Q4_K, ROWS, columns=256, seed=seed) for seed in (0, 1))
+    x = np.random.default_rng(1).standard_normal((*lead, 256)).astype(np.float32)
+    y = needed(implementation, partial(gated_linear, implementation=implementation), x, gate, up)
+    g, u = (x.astype(np.float64) @ np.asarray(w.dequantize(), np.float64).T for w in (gate, up))
+    g_error, u_error = (bound(x, np.asarray(w.dequantize())) for w in (gate, up))
+    silu = g / (1 + np.exp(-g))
+    # |silu'| < 1.1 everywhere; exp and the division add a few rounding errors
+    limit = 1.1 * g_error * (np.abs(u) + u_error) + np.abs(silu) * u_error + 16 * EPS * np.abs(silu * u)
+    assert (np.abs(np.asarray(y, np.float64) - silu * u) <= limit).all()
+
+
+@pytest.mark.parametrize("precision", BOUNDS)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("rows", [1, 3, 11])
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_what_is_not_finite_stays_so(poison, rows, implementation, precision):
+    w = random_weight(GGMLType.Q4_K, ROWS, columns=256)
+    x = np.random.default_rng(1).standard_normal((rows, 256)).astype(np.float32)
+    x[-1, 77] = poison
+    y = np.asarray(needed(implementation, partial(linear, implementation=implementation, precision=precision), x, w))
+    assert not np.isfinite(y[-1][np.asarray(w.dequantize())[:, 77] != 0]).any()
+    assert np.isfinite(y[:-1]).all()
+
+
+@pytest.mark.parametrize("type", QUANTIZED, ids=lambda t: t.name)
+def test_exact_a_prepared_weight_is_the_same_weight(type):
+    w = random_weight(type, ROWS, columns=columns_of(type) if columns_of(type) % 32 == 0 else 64)
+    made = needed("native", prepare, w)
+    assert made.shape == w.shape
+    assert (made.to_blocks() == w.to_blocks()).all()
+    assert (np.asarray(made.dequantize()).view(np.uint32) == np.asarray(w.dequantize()).view(np.uint32)).all()
 
 
 def test_result_has_the_dtype_of_x():

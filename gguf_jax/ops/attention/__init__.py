@@ -1,3 +1,3 @@
-from gguf_jax.ops.attention.api import attention
+from gguf_jax.ops.attention.api import attention, attention_spans
 
-__all__ = ["attention"]
+__all__ = ["attention", "attention_spans"]

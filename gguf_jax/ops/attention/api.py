@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import jax
 
-from gguf_jax.ops.attention import xla
+from gguf_jax.ops.attention import native, xla
 from gguf_jax.ops.implementation import run
+from gguf_jax.quantized_array import Weight
 
-IMPLEMENTATIONS = {"xla": xla.attention}
+IMPLEMENTATIONS = {"native": native.attention, "xla": xla.attention}
+SPANS = {"native": native.spans, "xla": xla.spans}
 
 
 def attention(
     q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    k: Weight,
+    v: Weight,
     positions: jax.Array,
     *,
     scale: float,
     window: int | None = None,
+    span: int | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
     """Attention of queries at `positions` to every key at the same or an earlier position.
@@ -30,15 +33,41 @@ def attention(
         positions: int32 `[B, T]`; a negative one marks padding, whose result is finite and means nothing.
         scale: factor on q.k.
         window: a query at p sees keys in `(p - window, p]`; None: all of `[0, p]`.
+        span: static, a promise that all positions are below it, so that no key behind it need be looked at; `spans`
+            says which are worth a program of their own. None: the whole cache.
 
     Returns:
         `[B, T, H, Dv]` in the dtype of `q`; scores, softmax and sums are float32.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not fit, or `window` or `span` is out of range.
         Unsupported: `implementation` was named and cannot do this case.
     """
-    batch, _, heads, depth = q.shape
-    if k.shape[:3] != v.shape[:3] or k.shape[0] != batch or k.shape[3] != depth or heads % k.shape[1]:
-        raise ValueError(f"attention: q {q.shape}, k {k.shape} and v {v.shape} do not fit")
-    return run("attention", IMPLEMENTATIONS, implementation, q, k, v, positions, scale=scale, window=window)
+    batch, length, heads, depth = q.shape
+    (*cache, depth_k), slots = k.shape, k.shape[2]
+    if (
+        tuple(cache) != tuple(v.shape[:3])
+        or cache[0] != batch
+        or depth_k != depth
+        or heads % cache[1]
+        or positions.shape != (batch, length)
+    ):
+        shapes = f"q {q.shape}, k {tuple(k.shape)}, v {tuple(v.shape)} and positions {positions.shape}"
+        raise ValueError(f"attention: {shapes} do not fit")
+    if window is not None and window < 1:
+        raise ValueError(f"attention: expected a window of at least 1, found {window}")
+    if span is not None and not 1 <= span <= slots:
+        raise ValueError(f"attention: expected a span from 1 to the cache's {slots}, found {span}")
+    return run("attention", IMPLEMENTATIONS, implementation, q, k, v, positions, scale=scale, window=window, span=span)
+
+
+def attention_spans(k: Weight, v: Weight, *, implementation: str | None = None) -> tuple[int, ...]:
+    """Values of `span` to compile `attention` over this cache for, ascending; the last is the whole cache.
+
+    A caller takes the first one that its positions are below. Where an implementation stops by itself at the end of a
+    query's sight there is one alone, and a sequence never meets another program as it grows.
+
+    Args:
+        k, v: the cache of one layer, or its shapes and dtypes (`jax.eval_shape`).
+    """
+    return run("attention", SPANS, implementation, k, v)

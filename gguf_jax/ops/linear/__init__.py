@@ -1,3 +1,3 @@
-from gguf_jax.ops.linear.api import linear
+from gguf_jax.ops.linear.api import Precision, gated_linear, linear, linears
 
-__all__ = ["linear"]
+__all__ = ["Precision", "gated_linear", "linear", "linears"]

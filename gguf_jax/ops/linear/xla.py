@@ -1,4 +1,4 @@
-"""The definition of `linear`: decode the whole weight, then one dot."""
+"""The definition of `linear`: decode the whole weight, then one dot. It is exact, whatever precision is asked for."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from jax import lax
 from gguf_jax.quantized_array import QuantizedArray, Weight
 
 
-def linear(x: jax.Array, w: Weight) -> jax.Array:
-    """See `ops.linear`; accepts every case."""
+def linear(x: jax.Array, ws: tuple[Weight, ...], *, gated: bool, precision: str) -> tuple[jax.Array, ...]:
+    """See `ops.linear`; accepts every case. `gated`: one result, silu of the first product times the second."""
+    del precision
+    products = tuple(_product(x, w) for w in ws)
+    return (jax.nn.silu(products[0]) * products[1],) if gated else products
+
+
+def _product(x: jax.Array, w: Weight) -> jax.Array:
     w = _not_before(x, w)
     values = w.dequantize(x.dtype) if isinstance(w, QuantizedArray) else w.astype(x.dtype)
     # float32 means float32: without HIGHEST an accelerator may multiply in TF32 or bfloat16

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from gguf_jax.ops.implementation import run
-from gguf_jax.ops.take_rows import xla
+from gguf_jax.ops.take_rows import native, xla
 from gguf_jax.quantized_array import Weight
 
-IMPLEMENTATIONS = {"xla": xla.take_rows}
+IMPLEMENTATIONS = {"native": native.take_rows, "xla": xla.take_rows}
 
 
 def take_rows(

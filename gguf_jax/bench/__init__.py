@@ -1,0 +1,1 @@
+"""Measuring: models, ops, and the limits of the machine."""

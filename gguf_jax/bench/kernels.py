@@ -1,0 +1,311 @@
+"""How fast single ops are: every op, type, shape, implementation and precision, beside the machine's measured limits.
+
+A weight is multiplied once a token and evicts itself from the caches before its turn comes again. So a program runs the
+op on copies of the weight that together exceed the caches, one after the other: each call's x depends on the call
+before, else XLA would run them at the same time.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from gguf_jax import ops
+from gguf_jax.bench.limits import Limits, measure
+from gguf_jax.bench.random_weights import random_blocks
+from gguf_jax.errors import GGUFJaxError, Unsupported
+from gguf_jax.formats import FORMATS
+from gguf_jax.formats.ggml_type import GGMLType
+from gguf_jax.nn import kv_cache
+from gguf_jax.ops.attention import shapes as attention_shapes
+from gguf_jax.ops.attention.api import IMPLEMENTATIONS as ATTENTION
+from gguf_jax.ops.linear import shapes as linear_shapes
+from gguf_jax.ops.linear.api import IMPLEMENTATIONS as LINEAR
+from gguf_jax.ops.take_rows import shapes as take_rows_shapes
+from gguf_jax.ops.take_rows.api import IMPLEMENTATIONS as TAKE_ROWS
+from gguf_jax.quantized_array import QuantizedArray, Weight
+
+COLD_BYTES = 1 << 28
+"""Of all copies together, where that are not more than `MOST_COPIES`."""
+
+MOST_COPIES = 32
+LOOKUPS = 16
+"""In one program, since a single one takes less time than calling it."""
+
+TINY = 1e-30
+"""What a result counts for in the next call's x: enough for XLA to wait, nothing in float32."""
+
+FLOATS = {GGMLType.F32: np.float32, GGMLType.F16: np.float16, GGMLType.BF16: ml_dtypes.bfloat16}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One measured case. `seconds` is the median of a call; `nbytes` and `operations` are what it has to read (as a
+    file holds it, whatever the layout in memory) and to compute."""
+
+    op: str
+    type: str
+    shape: str
+    rows: int
+    implementation: str
+    precision: str
+    seconds: float
+    nbytes: float
+    operations: float
+    limits: Limits
+
+    @property
+    def share_of_limit(self) -> float:
+        return self.limits.least_seconds(self.nbytes, self.operations, self.precision) / self.seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "op": self.op,
+            "type": self.type,
+            "shape": self.shape,
+            "rows": self.rows,
+            "implementation": self.implementation,
+            "precision": self.precision,
+            "median_us": round(1e6 * self.seconds, 3),
+            "gb_per_s": round(self.nbytes / self.seconds / 1e9, 3),
+            "gflop_per_s": round(self.operations / self.seconds / 1e9, 3),
+            "share_of_limit": round(self.share_of_limit, 6),
+            "read_bandwidth": round(self.limits.bandwidth),
+            "peak_ops": round(self.limits.peak(self.precision)),
+        }
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which cases to run; an empty list means all there are. `shapes` are patterns; the small shapes, which are there
+    for tests, must be asked for."""
+
+    ops: Sequence[str] = ()
+    types: Sequence[str] = ()
+    shapes: Sequence[str] = ()
+    rows: Sequence[int] = ()
+    implementations: Sequence[str] = ()
+    precisions: Sequence[str] = ("exact", "fast")
+    seconds: float = 0.3
+
+    def check(self) -> None:
+        """
+        Raises:
+            GGUFJaxError: something is named that there is not.
+        """
+        names = {name for module in (linear_shapes, attention_shapes, take_rows_shapes) for name in module.SHAPES}
+        implementations = {*LINEAR, *ATTENTION, *TAKE_ROWS}
+        types = [type.name for type in GGMLType if type in FORMATS]
+        for option, values, known in (
+            ("--op", self.ops, list(OPS)),
+            ("--type", [each.upper() for each in self.types], types),
+            ("--implementation", self.implementations, sorted(implementations)),
+        ):
+            for value in values:
+                if value not in known:
+                    raise GGUFJaxError(f"{option}: expected one of {', '.join(known)}, found {value!r}")
+        for pattern in self.shapes:
+            if not fnmatch.filter(names, pattern):
+                raise GGUFJaxError(f"--shape: expected a pattern of {', '.join(sorted(names))}, found {pattern!r}")
+
+    def of_shapes(self, shapes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+        for name, shape in shapes.items():
+            wanted = any(fnmatch.fnmatchcase(name, pattern) for pattern in self.shapes)
+            if wanted or (not self.shapes and not name.startswith("small.")):
+                yield name, shape
+
+    def of_types(self, known: Sequence[GGMLType]) -> list[GGMLType]:
+        return [type for type in known if not self.types or type.name in {each.upper() for each in self.types}]
+
+    def of_implementations(self, known: Sequence[str]) -> list[str]:
+        return [name for name in known if not self.implementations or name in self.implementations]
+
+
+def timings(chosen: Chosen, on_case: Callable[[str], None] = lambda what: None) -> Iterator[Timing]:
+    """Run the cases that are `chosen`; an implementation that does not take a case is passed over. `on_case` is told
+    what comes.
+
+    Raises:
+        GGUFJaxError: as `Chosen.check`.
+    """
+    chosen.check()
+    for op in chosen.ops or OPS:
+        yield from OPS[op](chosen, on_case)
+
+
+def linear(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing]:
+    for shape_name, shape in chosen.of_shapes(linear_shapes.SHAPES):
+        for type in chosen.of_types(WEIGHT_TYPES):
+            if shape.inputs % FORMATS[type].block_size:
+                continue
+            on_case(f"linear {type.name} {shape_name}: making a weight")
+            blocks = _blocks(type, shape.outputs, shape.inputs)
+            for name in chosen.of_implementations(list(LINEAR)):
+                w = _weight(blocks, type, name)
+                for precision in chosen.precisions:
+                    for rows in chosen.rows or shape.rows:
+                        on_case(f"linear {type.name} {shape_name} rows {rows} {name} {precision}")
+                        x = _normal(rows, shape.inputs)
+
+                        def call(x: jax.Array, w: Weight, name: str = name, precision: Any = precision) -> jax.Array:
+                            return ops.linear(x, w, precision=precision, implementation=name)
+
+                        seconds = _seconds(call, x, w, blocks.nbytes, chosen.seconds)
+                        if seconds is not None:
+                            operations = 2.0 * rows * shape.outputs * shape.inputs
+                            nbytes = blocks.nbytes
+                            case = "linear", type.name, shape_name, rows, name, precision
+                            yield Timing(*case, seconds, nbytes, operations, _limits())
+
+
+def attention(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing]:
+    for shape_name, s in chosen.of_shapes(attention_shapes.SHAPES):
+        for type in chosen.of_types(list(kv_cache.CACHE_TYPES.values())):
+            if s.depth % FORMATS[type].block_size:
+                continue
+            rows = [_normal(1, s.span, s.groups, s.depth, seed=seed) for seed in (1, 2)]
+            filled = jnp.arange(s.span, dtype=jnp.int32)[None]
+            cache = [kv_cache.write(kv_cache.buffer(type, 1, s.groups, s.span, s.depth), each, filled) for each in rows]
+            nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves(cache))
+            positions = filled[:, -s.queries :]
+            seen = s.queries * s.span - s.queries * (s.queries - 1) // 2
+            for name in chosen.of_implementations(list(ATTENTION)):
+                on_case(f"attention {type.name} {shape_name} {name}")
+
+                def call(
+                    q: jax.Array, kv: Any, name: str = name, positions: jax.Array = positions, s: Any = s
+                ) -> jax.Array:
+                    return ops.attention(
+                        q, kv[0], kv[1], positions, scale=s.depth**-0.5, span=s.span, implementation=name
+                    )
+
+                q = _normal(1, s.queries, s.heads, s.depth)
+                seconds = _seconds(call, q, cache, nbytes, chosen.seconds)
+                if seconds is not None:
+                    operations = 4.0 * s.heads * s.depth * seen
+                    case = "attention", type.name, shape_name, s.queries, name, "exact"
+                    yield Timing(*case, seconds, nbytes, operations, _limits())
+
+
+def take_rows(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing]:
+    for shape_name, shape in chosen.of_shapes(take_rows_shapes.SHAPES):
+        for type in chosen.of_types(WEIGHT_TYPES):
+            form = FORMATS[type]
+            if shape.width % form.block_size:
+                continue
+            on_case(f"take_rows {type.name} {shape_name}: making a table")
+            w = _weight(_blocks(type, shape.entries, shape.width), type, "xla")  # tables are not prepared
+            for name in chosen.of_implementations(list(TAKE_ROWS)):
+                for rows in chosen.rows or shape.rows:
+                    on_case(f"take_rows {type.name} {shape_name} rows {rows} {name}")
+                    seconds = _lookup_seconds(w, rows, name, chosen.seconds)
+                    if seconds is not None:
+                        nbytes = rows * form.row_bytes(shape.width)
+                        case = "take_rows", type.name, shape_name, rows, name, "exact"
+                        yield Timing(*case, seconds, nbytes, 0.0, _limits())
+
+
+OPS = {"linear": linear, "attention": attention, "take_rows": take_rows}
+WEIGHT_TYPES = [type for type, form in FORMATS.items() if form.is_quantized or type in FLOATS]
+
+
+def _blocks(type: GGMLType, rows: int, columns: int) -> np.ndarray:
+    """Random bytes of a weight, uint8 `[rows, row_bytes]`."""
+    form = FORMATS[type]
+    made = random_blocks(form, rows * (columns // form.block_size), np.random.default_rng(0))
+    return made.reshape(rows, form.row_bytes(columns))
+
+
+def _weight(blocks: np.ndarray, type: GGMLType, implementation: str) -> Weight:
+    """As loading would hand it to this implementation."""
+    if type in FLOATS:
+        return jnp.asarray(blocks.view(FLOATS[type]))
+    # the definition alone does without a layout of its own
+    made = QuantizedArray.from_blocks(blocks, type) if implementation == "xla" else ops.prepare_blocks(blocks, type)
+    return jax.tree.map(jnp.asarray, made)
+
+
+def _normal(*shape: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
+def _seconds(
+    call: Callable[[jax.Array, Any], jax.Array], x: jax.Array, weight: Any, nbytes: int, budget: float
+) -> float | None:
+    """Median seconds of `call(x, weight)`; None where the implementation does not take the case."""
+
+    @jax.jit
+    def program(x: jax.Array, weights: list[Any]) -> tuple[jax.Array, jax.Array]:
+        first, used = (0,) * x.ndim, jnp.float32(0)
+        for each in weights:
+            y = call(x, each)
+            x = x.at[first].add(TINY * y.ravel()[0])
+            used = used + _all_of(y)
+        return x, used
+
+    try:
+        single = _median(program, x, [weight], budget=0)
+    except Unsupported:
+        return None
+    copies = min(MOST_COPIES, math.ceil(COLD_BYTES / nbytes), max(1, math.ceil(budget / single)))
+    if copies == 1:
+        return _median(program, x, [weight], budget=budget)
+    weights = [weight, *(jax.tree.map(jnp.copy, weight) for _ in range(copies - 1))]
+    return _median(program, x, weights, budget=budget) / copies
+
+
+def _lookup_seconds(w: Weight, rows: int, implementation: str, budget: float) -> float | None:
+    entries = w.shape[0]
+
+    @jax.jit
+    def program(ids: jax.Array, w: Weight) -> tuple[jax.Array, jax.Array]:
+        used = jnp.float32(0)
+        for _ in range(LOOKUPS):
+            found = ops.take_rows(w, ids, implementation=implementation)
+            ids = (ids * 31 + 17 + (TINY * found[0, 0]).astype(jnp.int32)) % entries
+            used = used + _all_of(found)
+        return ids, used
+
+    ids = jnp.asarray(np.random.default_rng(0).integers(entries, size=rows), jnp.int32)
+    try:
+        return _median(program, ids, w, budget=budget) / LOOKUPS
+    except Unsupported:
+        return None
+
+
+def _all_of(y: jax.Array) -> jax.Array:
+    """Sums over all axes but the last. What nobody uses XLA would not compute."""
+    return y.reshape(-1, y.shape[-1]).sum(axis=0)
+
+
+def _median(program: Callable[..., Any], *args: Any, budget: float) -> float:
+    """Of calls for `budget` seconds, at least one, after one that compiles."""
+    jax.block_until_ready(program(*args))
+    times, end = [], time.perf_counter() + budget
+    while not times or time.perf_counter() < end:
+        start = time.perf_counter()
+        jax.block_until_ready(program(*args))
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+_measured: tuple[float, Limits] | None = None
+
+
+def _limits() -> Limits:
+    """The machine's limits, measured again where that was more than ten seconds ago."""
+    global _measured
+    if _measured is None or time.monotonic() - _measured[0] > 10:
+        limits = measure()
+        _measured = time.monotonic(), limits
+    return _measured[1]

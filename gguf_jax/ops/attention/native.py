@@ -1,0 +1,89 @@
+"""`attention` by the native kernels: a running softmax that reads each visible key and value once, as the cache holds
+them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gguf_jax.errors import Unsupported
+from gguf_jax.formats.ggml_type import GGMLType
+from gguf_jax.ops.attention import xla
+from gguf_jax.ops.native.library import ffi_target
+from gguf_jax.ops.native.operands import FLOAT_TYPES, check_placement, operands_of
+from gguf_jax.quantized_array import QuantizedArray, Weight
+
+PACKED = (GGMLType.Q8_0, GGMLType.Q4_0)
+TARGET = "gguf_jax_attention"
+
+
+def attention(
+    q: jax.Array,
+    k: Weight,
+    v: Weight,
+    positions: jax.Array,
+    *,
+    scale: float,
+    window: int | None,
+    span: int | None,
+) -> jax.Array:
+    """See `ops.attention`. `span` is of no use here: what lies behind a query is not read.
+
+    Raises:
+        Unsupported: the library is not there, the arrays are not on one CPU, or of types that the kernels do not take.
+    """
+    ffi_target(TARGET)
+    check_placement("attention", q, k, v, positions)
+    if q.dtype not in FLOAT_TYPES or positions.dtype != jnp.int32:
+        raise Unsupported(
+            f"attention: native kernels take q of float32, float16 or bfloat16 and int32 positions, found {q.dtype} "
+            f"and {positions.dtype}"
+        )
+    for rows in (k, v):
+        _check(rows)
+    return _attention(float(scale), None if window is None else int(window), q, k, v, positions)
+
+
+def spans(k: Weight, v: Weight) -> tuple[int, ...]:
+    """The whole cache alone: its kernels stop by themselves where a query's sight ends."""
+    ffi_target(TARGET)
+    if jax.default_backend() != "cpu":  # k and v may be shapes alone, which lie nowhere
+        raise Unsupported(f"attention: native kernels run on the CPU, the default backend is {jax.default_backend()}")
+    for rows in (k, v):
+        _check(rows)
+    return (k.shape[2],)
+
+
+def _check(rows: Weight) -> None:
+    if isinstance(rows, QuantizedArray):
+        if rows.type not in PACKED or rows.layout is not None:
+            raise Unsupported(f"attention: native kernels read Q8_0 and Q4_0 caches, found {rows.type.name}")
+    elif rows.dtype not in FLOAT_TYPES:
+        raise Unsupported(f"attention: native kernels read float32, float16 and bfloat16 caches, found {rows.dtype}")
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _attention(scale: float, window: int | None, q: jax.Array, k: Weight, v: Weight, positions: jax.Array) -> jax.Array:
+    keys, values = operands_of(k), operands_of(v)
+    out = jax.ShapeDtypeStruct((*q.shape[:3], v.shape[3]), q.dtype)
+    return jax.ffi.ffi_call(ffi_target(TARGET), out, vmap_method="sequential")(
+        q,
+        positions,
+        *keys.buffers,
+        *values.buffers,
+        k_type=np.int64(keys.type),
+        v_type=np.int64(values.type),
+        scale=np.float32(scale),
+        window=np.int64(window or 0),
+    )
+
+
+@_attention.defjvp
+def _attention_jvp(scale: float, window: int | None, primals: Any, tangents: Any) -> Any:
+    """The result as computed, with the derivative of its definition."""
+    _, tangent = jax.jvp(partial(xla.attention, scale=scale, window=window, span=None), primals, tangents)
+    return _attention(scale, window, *primals), tangent

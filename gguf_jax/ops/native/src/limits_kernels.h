@@ -1,0 +1,111 @@
+// The loops of limits.h, written over the operations of simd_*.h and compiled once per level.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#include "limits.h"
+
+namespace gguf_jax::GJ_LEVEL {
+
+// Sums that do not wait for one another: enough to hide an addition's latency, few enough to stay in registers.
+#if defined(GJ_LEVEL_avx512) || defined(GJ_LEVEL_amx)
+constexpr int CHAINS = 12;
+#elif defined(GJ_LEVEL_avx2) || defined(GJ_LEVEL_neon)
+constexpr int CHAINS = 6;
+#else
+constexpr int CHAINS = 2;
+#endif
+
+// Steps of a loop's body, whose ends cost GCC 12 a move of every register.
+constexpr int ROUNDS = 4;
+
+inline float peak_f32(int64_t iterations) {
+    F32 a[CHAINS], b = f32_set1(0.5f), c = f32_set1(1.0f);
+    for (int i = 0; i < CHAINS; ++i) a[i] = f32_set1(float(i));
+    for (int64_t n = 0; n < iterations; ++n) {
+#pragma GCC unroll 16
+        for (int i = 0; i < CHAINS; ++i) a[i] = fma(a[i], b, c);
+    }
+    float total = 0;
+    for (int i = 0; i < CHAINS; ++i) total += sum(a[i]);
+    return total;
+}
+
+inline float peak_i8(int64_t iterations) {
+    I32 a[CHAINS], x = i32_set1(0x01020304);
+    U8 w[CHAINS];  // different ones, and x changes: equal products would be taken once
+    for (int i = 0; i < CHAINS; ++i) a[i] = i32_set1(i), w[i] = bytes_set1(uint8_t(i));
+    for (int64_t n = 0; n < iterations; ++n) {
+#pragma GCC unroll 4
+        for (int round = 0; round < ROUNDS; ++round) {
+#pragma GCC unroll 16
+            for (int i = 0; i < CHAINS; ++i) a[i] = dot4<false>(a[i], w[i], x);
+            x = sub(x, i32_set1(1));
+        }
+    }
+    float total = 0;
+    for (int i = 0; i < CHAINS; ++i) total += sum(to_f32(a[i]));
+    return total;
+}
+
+#if defined(GJ_LEVEL_amx)
+// Constant, in memory from the start: GCC 12 takes _tile_loadconfig to read 8 bytes, and would drop stores of the others.
+struct alignas(64) TileShape {
+    uint8_t palette = 1, start = 0, reserved[14] = {};
+    uint16_t bytes_of_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+// Tiles 0 to 3 are sums, 4 to 7 what is multiplied: the 2 x 2 block that matrix products are made of.
+#define GJ_TILES(NAME, DOT)                                    \
+    inline float NAME(int64_t iterations) {                    \
+        alignas(64) static const uint8_t zeros[1024] = {};     \
+        alignas(64) float out[256];                            \
+        static const TileShape shape;                          \
+        _tile_loadconfig(&shape);                              \
+        _tile_zero(0);                                         \
+        _tile_zero(1);                                         \
+        _tile_zero(2);                                         \
+        _tile_zero(3);                                         \
+        _tile_loadd(4, zeros, 64);                             \
+        _tile_loadd(5, zeros, 64);                             \
+        _tile_loadd(6, zeros, 64);                             \
+        _tile_loadd(7, zeros, 64);                             \
+        for (int64_t n = 0; n < iterations; ++n) {             \
+            DOT(0, 4, 6);                                      \
+            DOT(1, 4, 7);                                      \
+            DOT(2, 5, 6);                                      \
+            DOT(3, 5, 7);                                      \
+        }                                                      \
+        _tile_stored(0, out, 64);                              \
+        _tile_release();                                       \
+        return out[0];                                         \
+    }
+GJ_TILES(peak_amx_bf16, _tile_dpbf16ps)
+GJ_TILES(peak_amx_i8, _tile_dpbusd)
+#undef GJ_TILES
+#endif
+
+inline uint8_t read_all(const uint8_t* memory, size_t bytes) {
+    U8 a[4] = {bytes_set1(0), bytes_set1(0), bytes_set1(0), bytes_set1(0)};
+    size_t at = 0;
+    for (; at + 256 <= bytes; at += 256)
+        for (int i = 0; i < 4; ++i) a[i] = a[i] | load_bytes(memory + at + 64 * i);
+    for (; at < bytes; at += 64) a[0] = a[0] | load_bytes(memory + at);
+    uint8_t seen[64], all = 0;
+    store_bytes(seen, (a[0] | a[1]) | (a[2] | a[3]));
+    for (uint8_t byte : seen) all |= byte;
+    return all;
+}
+
+const LimitKernels::Peak PEAKS[] = {
+    {"f32", 32.0 * CHAINS, peak_f32},
+    {"i8", 128.0 * CHAINS * ROUNDS, peak_i8},
+#if defined(GJ_LEVEL_amx)
+    {"amx_bf16", 4 * 2.0 * 16 * 16 * 32, peak_amx_bf16},
+    {"amx_i8", 4 * 2.0 * 16 * 16 * 64, peak_amx_i8},
+#endif
+    {nullptr, 0, nullptr},
+};
+constexpr LimitKernels LIMITS = {PEAKS, read_all};
+
+}  // namespace gguf_jax::GJ_LEVEL

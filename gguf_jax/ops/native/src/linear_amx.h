@@ -1,0 +1,120 @@
+// bf16 products on AMX tiles. One tile product is 16 rows of x times 16 rows of the weight over 32 columns.
+#pragma once
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "linear.h"
+#include "threads.h"
+
+namespace gguf_jax::GJ_LEVEL {
+
+constexpr int64_t AMX_COLUMNS = 512;  // two panels of so many columns in bf16 are 32 KiB: the first-level cache
+
+struct TileConfig {
+    TileConfig() {
+        alignas(64) struct {
+            uint8_t palette = 1, start = 0, reserved[14] = {};
+            uint16_t bytes[16] = {};
+            uint8_t rows[16] = {};
+        } config;
+        for (int i = 0; i < 8; ++i) config.bytes[i] = 64, config.rows[i] = 16;
+        // GCC 12 takes _tile_loadconfig to read 8 of the 64 bytes and drops the stores of the others
+        asm volatile("" : : "r"(&config) : "memory");
+        _tile_loadconfig(&config);
+    }
+    ~TileConfig() { _tile_release(); }
+};
+
+// [rows <= 16][columns] -> for each 32 columns a tile [16][32]; what is missing is zero.
+inline void bf16_tiles(const float* x, int64_t ldx, int64_t rows, int64_t columns, uint16_t* tiles) {
+    for (int64_t k = 0; k < columns; k += 32, tiles += 512) {
+        for (int64_t r = 0; r < 16; ++r) {
+            const float* p = x + r * ldx + k;
+            if (r >= rows) {
+                std::memset(tiles + 32 * r, 0, 64);
+            } else if (k + 32 <= columns) {
+                store_bf16(tiles + 32 * r, load_f32(p));
+                store_bf16(tiles + 32 * r + 16, load_f32(p + 16));
+            } else {
+                float tail[32] = {};
+                std::memcpy(tail, p, 4 * (columns - k));
+                store_bf16(tiles + 32 * r, load_f32(tail));
+                store_bf16(tiles + 32 * r + 16, load_f32(tail + 16));
+            }
+        }
+    }
+}
+
+// Two row tiles times two panels over `steps` times 32 columns. `b0`, `b1`: [k / 2][16][2]; `a0`, `a1`: tiles.
+template <bool TWO_ROWS, bool TWO_PANELS>
+inline void amx_block(const uint16_t* a0, const uint16_t* a1, const uint16_t* b0, const uint16_t* b1, int64_t steps,
+                      bool add_to, float* c, int64_t ldc) {
+    const size_t stride = size_t(ldc) * 4;
+    if (add_to) {
+        _tile_loadd(0, c, stride);
+        if (TWO_PANELS) _tile_loadd(1, c + 16, stride);
+        if (TWO_ROWS) _tile_loadd(2, c + 16 * ldc, stride);
+        if (TWO_ROWS && TWO_PANELS) _tile_loadd(3, c + 16 * ldc + 16, stride);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (int64_t s = 0; s < steps; ++s) {
+        _tile_loadd(6, b0 + 512 * s, 64);
+        _tile_loadd(4, a0 + 512 * s, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        if (TWO_PANELS) {
+            _tile_loadd(7, b1 + 512 * s, 64);
+            _tile_dpbf16ps(1, 4, 7);
+        }
+        if (TWO_ROWS) {
+            _tile_loadd(5, a1 + 512 * s, 64);
+            _tile_dpbf16ps(2, 5, 6);
+            if (TWO_PANELS) _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, c, stride);
+    if (TWO_PANELS) _tile_stored(1, c + 16, stride);
+    if (TWO_ROWS) _tile_stored(2, c + 16 * ldc, stride);
+    if (TWO_ROWS && TWO_PANELS) _tile_stored(3, c + 16 * ldc + 16, stride);
+}
+
+template <bool TWO_PANELS>
+inline void amx_panels(const uint16_t* tiles, int64_t tiles_of_row, const uint16_t* b0, const uint16_t* b1, int64_t steps,
+                       int64_t row_tiles, bool add_to, float* c, int64_t ldc) {
+    int64_t t = 0;
+    for (; t + 2 <= row_tiles; t += 2) {
+        const uint16_t* a = tiles + t * tiles_of_row * 512;
+        amx_block<true, TWO_PANELS>(a, a + tiles_of_row * 512, b0, b1, steps, add_to, c + 16 * t * ldc, ldc);
+    }
+    if (t < row_tiles)
+        amx_block<false, TWO_PANELS>(tiles + t * tiles_of_row * 512, nullptr, b0, b1, steps, add_to, c + 16 * t * ldc, ldc);
+}
+
+// c[16 ceil(m / 16)][16 count]. decoder(p, first, last, out): columns of panel p as [k / 2][16][2]; `columns` is a
+// multiple of 32.
+template <class D>
+inline void amx_rows(D decoder, int count, int64_t columns, const uint16_t* tiles, int64_t m, float* c) {
+    const TileConfig config;
+    const int64_t row_tiles = (m + 15) / 16, tiles_of_row = columns / 32, ldc = 16 * count;
+    uint16_t* b = static_cast<uint16_t*>(scratch(1, 2 * AMX_COLUMNS * 32));
+    for (int64_t k = 0; k < columns; k += AMX_COLUMNS) {
+        const int64_t last = std::min(columns, k + AMX_COLUMNS), steps = (last - k) / 32;
+        const uint16_t* a = tiles + k / 32 * 512;
+        for (int p = 0; p < count; p += 2) {
+            decoder(p, k, last, b);
+            if (p + 1 < count) {
+                decoder(p + 1, k, last, b + AMX_COLUMNS * 16);
+                amx_panels<true>(a, tiles_of_row, b, b + AMX_COLUMNS * 16, steps, row_tiles, k > 0, c + 16 * p, ldc);
+            } else {
+                amx_panels<false>(a, tiles_of_row, b, nullptr, steps, row_tiles, k > 0, c + 16 * p, ldc);
+            }
+        }
+    }
+}
+
+}  // namespace gguf_jax::GJ_LEVEL

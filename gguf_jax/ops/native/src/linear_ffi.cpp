@@ -1,0 +1,200 @@
+// The FFI handler of `ops.linear`: one x, some weights, one result for each (or silu of the first times the second).
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "api.h"
+#include "levels.h"
+#include "linear.h"
+#include "threads.h"
+#include "weight.h"
+
+namespace gguf_jax {
+namespace {
+
+namespace ffi = xla::ffi;
+
+enum Precision : int64_t { EXACT = 0, FAST = 1 };
+
+constexpr int MOST_WEIGHTS = 8;
+constexpr int64_t MOST_ROWS = 512;  // rows of x at a time: what the caches are filled for
+constexpr int64_t FEW_ROWS = 8;     // up to so many the weight is read once from memory and the rows come along
+constexpr int CALLER_X = 0, OUT = 2, PANEL = 3;  // slots of `scratch` (1 is the kernels' own)
+
+// The rows of x in the form that a product wants them.
+struct Activations {
+    const float* x;
+    int64_t rows, columns;
+    Int8Rows int8{};
+    const uint16_t* tiles = nullptr;
+};
+
+enum class Form { Float, Int8, Tiles };
+
+// What a call does, fixed before the threads start.
+struct Plan {
+    const LinearKernels* k;
+    const Weight* weights;
+    int count;
+    int64_t precision;
+    bool silu;           // one result: silu(weights[0] x) * (weights[1] x)
+    float* const* y;     // one for each weight, [rows][weight.rows]
+};
+
+Form form_of(const Plan& plan, const Weight& w, int64_t rows) {
+    if (plan.precision == EXACT) return Form::Float;
+    const bool tiles = plan.k->bf16_rows && rows > FEW_ROWS;
+    if (w.kind == Weight::FLOATS) return tiles ? Form::Tiles : Form::Float;
+    return tiles ? Form::Tiles : Form::Int8;
+}
+
+size_t aligned(size_t n) { return (n + 63) / 64 * 64; }
+
+// Fills what some weight of the plan needs; in the caller's memory.
+void prepare(const Plan& plan, Activations& a) {
+    bool int8 = false, tiles = false;
+    for (int i = 0; i < plan.count; ++i) {
+        const Form form = form_of(plan, plan.weights[i], a.rows);
+        int8 |= form == Form::Int8;
+        tiles |= form == Form::Tiles;
+    }
+    const size_t m = size_t(a.rows), n = size_t(a.columns);
+    if (int8) {
+        const size_t q = aligned(m * n), d = aligned(m * (n / 32) * 4), sums = aligned(m * (n / 16) * 4);
+        char* memory = static_cast<char*>(scratch(CALLER_X, q + d + sums));
+        auto* q8 = reinterpret_cast<int8_t*>(memory);
+        auto* d32 = reinterpret_cast<float*>(memory + q);
+        auto* s32 = reinterpret_cast<int32_t*>(memory + q + d);
+        auto row = [&](int64_t r, int) {
+            plan.k->quantize(a.x + r * a.columns, a.columns, q8 + r * a.columns, d32 + r * (a.columns / 32),
+                             s32 + r * (a.columns / 16));
+        };
+        if (a.rows <= 2) {
+            for (int64_t r = 0; r < a.rows; ++r) row(r, 0);
+        } else {
+            parallel(a.rows, row);
+        }
+        a.int8 = {q8, d32, s32};
+    }
+    if (tiles) {
+        const int64_t row_tiles = (a.rows + 15) / 16, wide = (a.columns + 31) / 32 * 32;
+        auto* memory = static_cast<uint16_t*>(scratch(CALLER_X, size_t(row_tiles) * 16 * size_t(wide) * 2));
+        auto tile = [&](int64_t t, int) {
+            plan.k->bf16_tiles(a.x + 16 * t * a.columns, a.columns, std::min<int64_t>(16, a.rows - 16 * t), a.columns,
+                               memory + 16 * t * wide);
+        };
+        parallel(row_tiles, tile);
+        a.tiles = memory;
+    }
+}
+
+// c[rows][16 count] = x times panels [first, first + count) of w. Rows of c past the last may be written up to a
+// multiple of 16.
+void multiply(const Plan& plan, const Weight& w, const Activations& a, int64_t first, int count, float* c) {
+    const LinearKernels& k = *plan.k;
+    const Form form = form_of(plan, w, a.rows);
+    if (w.kind == Weight::FLOATS) {
+        const FloatRows rows = w.floats(first * LANES, std::min<int64_t>(w.rows - first * LANES, count * LANES));
+        if (form == Form::Tiles) return k.bf16_rows_float(rows, a.tiles, a.rows, c);
+        if (a.rows > FEW_ROWS) return k.f32_rows_float(rows, a.x, a.columns, a.rows, c);
+        for (int64_t r = 0; r < a.rows; r += 4)
+            k.float_dot(rows, a.x + r * a.columns, a.columns, std::min<int64_t>(4, a.rows - r), c + r * count * LANES,
+                        count * LANES);
+        return;
+    }
+    uint8_t* memory =
+        w.kind == Weight::PANELS ? nullptr : static_cast<uint8_t*>(scratch(PANEL, size_t(count) * w.panel_size));
+    const Panels panels = w.some(first, count, memory);
+    switch (form) {
+        case Form::Tiles: return k.bf16_rows(panels, a.tiles, a.rows, c);
+        case Form::Float: return k.f32_rows(panels, a.x, a.columns, a.rows, c);
+        case Form::Int8:
+            if (a.rows > 1) return k.int8_rows(panels, a.int8, a.rows, c);
+            for (int p = 0; p < count; ++p) k.int8_row(panels.type, panels.data[p], w.columns, a.int8, c + LANES * p);
+    }
+}
+
+void write(const Weight& w, int64_t rows, int64_t first, int count, const float* c, float* y) {
+    const int64_t n = std::min<int64_t>(w.rows - first * LANES, count * LANES);
+    for (int64_t r = 0; r < rows; ++r)
+        std::memcpy(y + r * w.rows + first * LANES, c + r * count * LANES, size_t(n) * 4);
+}
+
+void run(const Plan& plan, Activations& a, int64_t first_row) {
+    prepare(plan, a);
+    // Few rows wait for memory: pieces small enough to keep all threads busy to the end. Many rows want pieces large
+    // enough to use a row of x often while it is in the cache.
+    int64_t all = 0;
+    for (int i = 0; i < plan.count; ++i) all += plan.weights[i].panels();
+    const int64_t pieces = int64_t(thread_count()) * (a.rows > FEW_ROWS ? 4 : 8);
+    int64_t step = std::clamp<int64_t>((all + pieces - 1) / pieces, 1, Panels::MOST);
+    if (a.rows > FEW_ROWS) step = std::min<int64_t>((step + 1) / 2 * 2, Panels::MOST);
+    const int outputs = plan.silu ? 1 : plan.count;
+    int64_t starts[MOST_WEIGHTS + 1] = {0};
+    for (int i = 0; i < outputs; ++i) starts[i + 1] = starts[i] + (plan.weights[i].panels() + step - 1) / step;
+    auto task = [&](int64_t t, int) {
+        int i = 0;
+        while (t >= starts[i + 1]) ++i;
+        const Weight& w = plan.weights[i];
+        const int64_t first = (t - starts[i]) * step;
+        const int count = int(std::min(step, w.panels() - first));
+        const int64_t size = (a.rows + 15) / 16 * 16 * count * LANES;
+        float* c = static_cast<float*>(scratch(OUT, size_t(size) * 4 * (plan.silu ? 2 : 1)));
+        multiply(plan, w, a, first, count, c);
+        if (plan.silu) {
+            multiply(plan, plan.weights[1], a, first, count, c + size);
+            plan.k->silu_mul(c, c + size, a.rows * count * LANES, c);
+        }
+        write(w, a.rows, first, count, c, plan.y[i] + first_row * w.rows);
+    };
+    parallel(starts[outputs], task);
+}
+
+ffi::Error bad(const std::string& message) { return ffi::Error(ffi::ErrorCode::kInvalidArgument, "linear: " + message); }
+
+ffi::Error linear(ffi::RemainingArgs args, ffi::RemainingRets rets, ffi::Span<const int64_t> types,
+                  ffi::Span<const int64_t> kinds, ffi::Span<const int64_t> rows, int64_t precision, bool silu) {
+    const size_t count = types.size();
+    if (count < 1 || count > MOST_WEIGHTS || kinds.size() != count || rows.size() != count || (silu && count != 2))
+        return bad("malformed attributes");
+    if (args.size() < 1 || rets.size() != (silu ? 1 : count)) return bad("a wrong number of buffers");
+    const ffi::AnyBuffer x = *args.get<ffi::AnyBuffer>(0);
+    if (x.element_type() != ffi::DataType::F32 || x.dimensions().size() < 1) return bad("expected float32 x [..., K]");
+    const int64_t columns = x.dimensions().back();
+    const int64_t m = columns ? int64_t(x.element_count()) / columns : 0;
+    Weight weights[MOST_WEIGHTS];
+    float* y[MOST_WEIGHTS] = {};
+    size_t next = 1;
+    for (size_t i = 0; i < count; ++i) {
+        const std::string wrong = weights[i].parse(args, next, types[i], kinds[i], rows[i], columns);
+        if (!wrong.empty()) return bad(wrong);
+    }
+    if (silu && weights[0].rows != weights[1].rows) return bad("gate and up differ in their rows");
+    for (size_t i = 0; i < rets.size(); ++i) {
+        auto ret = rets.get<ffi::AnyBuffer>(i);
+        if (ret.has_error() || (*ret)->element_type() != ffi::DataType::F32 ||
+            int64_t((*ret)->element_count()) != m * weights[i].rows)
+            return bad("a result of an unexpected shape");
+        y[i] = static_cast<float*>((*ret)->untyped_data());
+    }
+    const Plan plan{level().linear, weights, int(count), precision, silu, y};
+    for (int64_t r = 0; r < m; r += MOST_ROWS) {
+        Activations a{static_cast<const float*>(x.untyped_data()) + r * columns, std::min(MOST_ROWS, m - r), columns};
+        run(plan, a, r);
+    }
+    return ffi::Error::Success();
+}
+
+}  // namespace
+}  // namespace gguf_jax
+
+GGUF_JAX_API XLA_FFI_Error* gguf_jax_linear(XLA_FFI_CallFrame*);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(gguf_jax_linear, gguf_jax::linear,
+                              xla::ffi::Ffi::Bind()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<xla::ffi::Span<const int64_t>>("types")
+                                  .Attr<xla::ffi::Span<const int64_t>>("kinds")
+                                  .Attr<xla::ffi::Span<const int64_t>>("rows")
+                                  .Attr<int64_t>("precision")
+                                  .Attr<bool>("silu"));

@@ -1,0 +1,3 @@
+from gguf_jax.ops.rotate.api import rotate
+
+__all__ = ["rotate"]
