@@ -75,6 +75,7 @@ def _load(
         config = config_of(file.metadata, shapes)
         model = nnx.eval_shape(lambda: Decoder(config, rngs=None))
         slots = dict(_slots(model))
+        memory = ops.Memory()
         _compare({name: shape for name, (_, _, shape) in slots.items()}, shapes, ignore)
         for name, (module, leaf, _) in slots.items():
             view = tensors[name]
@@ -82,7 +83,7 @@ def _load(
                 raise GGUFError(f"{name}: expected F32, F16 or BF16 for a vector, found {view.type.name}")
             # rows of an embedding are looked up one by one, unless it is also the output projection
             multiplies = isinstance(module, Linear) or (isinstance(module, Embedding) and config.tied_output)
-            value = _host(view, prepare and multiplies and len(view.shape) == 2)
+            value = _host(view, memory if prepare and multiplies and len(view.shape) == 2 else None)
             setattr(module, leaf, variable(_placed(value, name, placement)))
             view.source.release(view.offset, view.nbytes)
             if on_tensor is not None:
@@ -127,15 +128,16 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(printable, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _host(view: gguf.TensorView, prepare: bool) -> QuantizedArray | np.ndarray:
-    """A tensor in host memory of its own, so that nothing depends on the mapped file afterwards."""
+def _host(view: gguf.TensorView, memory: ops.Memory | None) -> QuantizedArray | np.ndarray:
+    """A tensor in host memory of its own, so that nothing depends on the mapped file afterwards; prepared, in `memory`
+    (None: as it is in the file)."""
     blocks = view.blocks()
     if view.type in FLOATS:
         return blocks.view(FLOATS[view.type]).reshape(view.shape).copy()
     if not view.format.is_quantized:
         raise GGUFError(f"{view.name}: expected F32, F16, BF16 or a quantized type, found {view.type.name}")
-    if prepare:
-        return ops.prepare_blocks(blocks, view.type)
+    if memory is not None:
+        return ops.prepare_blocks(blocks, view.type, memory)
     rows = blocks.reshape(-1, blocks.shape[-1])
     step = max(1, SPLIT_BYTES // rows.shape[1])
     form = view.format

@@ -2,11 +2,12 @@
 
 from gguf_jax.ops.attention import attention, attention_spans
 from gguf_jax.ops.linear import Precision, gated_linear, linear, linears
-from gguf_jax.ops.prepare import prepare, prepare_blocks
+from gguf_jax.ops.prepare import Memory, prepare, prepare_blocks
 from gguf_jax.ops.rotate import rotate
 from gguf_jax.ops.take_rows import take_rows
 
 __all__ = [
+    "Memory",
     "Precision",
     "attention",
     "attention_spans",

@@ -11,6 +11,7 @@ from gguf_jax.formats.ggml_type import GGMLType
 from gguf_jax.ops.native import panels
 from gguf_jax.ops.native.library import available
 from gguf_jax.ops.native.panel_layout import PanelLayout
+from gguf_jax.ops.native.panels import Memory
 from gguf_jax.quantized_array import QuantizedArray, Weight
 
 
@@ -25,14 +26,16 @@ def prepare(w: Weight) -> Weight:
     return w if made.layout is None else jax.tree.map(jnp.asarray, made)
 
 
-def prepare_blocks(blocks: np.ndarray, type: GGMLType) -> QuantizedArray:
-    """`prepare` from the bytes of a file, uint8 `[N, bytes]`, with NumPy planes: nothing is held twice."""
+def prepare_blocks(blocks: np.ndarray, type: GGMLType, memory: Memory | None = None) -> QuantizedArray:
+    """`prepare` from the bytes of a file, uint8 `[N, bytes]`, with NumPy planes: nothing is held twice. `memory`: room
+    that the weights of one model share."""
     if jax.default_backend() == "cpu" and available():
         try:
             columns = panels.columns_of(blocks, type)
             # TQ1_0 spells some values in several ways, which panels do not tell apart
             if columns % 32 == 0 and blocks.size and panels.canonical(blocks, type):
-                return QuantizedArray({"panels": panels.pack(blocks, type)}, type, PanelLayout(len(blocks), columns))
+                planes = {"panels": panels.pack(blocks, type, memory)}
+                return QuantizedArray(planes, type, PanelLayout(len(blocks), columns))
         except Unsupported:
             pass
     return QuantizedArray.from_blocks(blocks, type)

@@ -8,8 +8,11 @@ NumPy and the library only: a checkpoint packs its weights while it loads them, 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import math
+import mmap
 import threading
 from collections.abc import Mapping, Sequence
 
@@ -44,12 +47,13 @@ def panel_bytes(type: GGMLType, columns: int) -> int:
     return _library().gguf_jax_panel_bytes(type, columns)
 
 
-def pack(blocks: np.ndarray, type: GGMLType) -> np.ndarray:
+def pack(blocks: np.ndarray, type: GGMLType, memory: Memory | None = None) -> np.ndarray:
     """Blocks as in a file -> panels. Each row is read once, in order, by all threads; nothing else is copied.
 
     Args:
         blocks: uint8 `[N, n_blocks * bytes_per_block]`; may be a memory map.
         type: a quantized type.
+        memory: where the panels go; default: memory of their own.
 
     Returns:
         uint8 `[ceil(N / 16), panel_bytes]`, aligned to 64 bytes, so that JAX on the CPU takes it without a copy.
@@ -57,12 +61,12 @@ def pack(blocks: np.ndarray, type: GGMLType) -> np.ndarray:
     Raises:
         Unsupported, ValueError: see `panel_bytes`.
     """
-    return _pack(type, *_of_blocks(blocks, type))
+    return _pack(type, *_of_blocks(blocks, type), memory)
 
 
 def pack_planes(planes: Mapping[str, np.ndarray], type: GGMLType) -> np.ndarray:
     """`pack` from the planes of a QuantizedArray, `[N, n_blocks * width]` each, in their fields' dtypes."""
-    return _pack(type, *_of_planes(planes, type))
+    return _pack(type, *_of_planes(planes, type), None)
 
 
 def unpack(panels: np.ndarray, type: GGMLType, rows: int, columns: int) -> np.ndarray:
@@ -137,8 +141,14 @@ def _of_planes(planes: Mapping[str, np.ndarray], type: GGMLType) -> tuple[int, i
     return rows, n // width * format.block_size, fields
 
 
-def _pack(type: GGMLType, rows: int, columns: int, fields: Fields) -> np.ndarray:
-    panels = _aligned(-(-rows // LANES), panel_bytes(type, columns))
+def _pack(type: GGMLType, rows: int, columns: int, fields: Fields, memory: Memory | None) -> np.ndarray:
+    shape = -(-rows // LANES), panel_bytes(type, columns)
+    if memory is None:
+        room = np.empty(math.prod(shape) + 63, np.uint8)
+        start = -room.ctypes.data % 64
+        panels = room[start : start + math.prod(shape)].reshape(shape)
+    else:
+        panels = memory.take(math.prod(shape)).reshape(shape)
     _check(_format(type), _library().gguf_jax_pack(type, rows, columns, *_pointers(fields), panels.ctypes.data))
     return panels
 
@@ -154,11 +164,36 @@ def _pointers(fields: Fields) -> tuple[ctypes.Array, ctypes.Array]:
     return data, (ctypes.c_uint64 * len(fields))(*(stride for _, _, stride in fields))
 
 
-def _aligned(n: int, bytes_: int) -> np.ndarray:
-    """uint8 `[n, bytes_]` that begins at a multiple of 64 bytes, contents undefined."""
-    memory = np.empty(n * bytes_ + 63, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + n * bytes_].reshape(n, bytes_)
+class Memory:
+    """Room for many weights that are loaded one after the other, in large pages where the system has them: kernels read
+    weights once a token, and small pages end the hardware's prefetch every 4 KiB. A chunk is freed when the last array
+    in it is."""
+
+    CHUNK = 1 << 26
+    PAGE = 1 << 21
+
+    def __init__(self) -> None:
+        self._left = np.empty(0, np.uint8)
+
+    def take(self, bytes_: int) -> np.ndarray:
+        """uint8 `[bytes_]` that begins at a multiple of 64 bytes, contents undefined."""
+        if bytes_ > self._left.size:
+            # pages that are never written take no memory, so what is left of a chunk costs little
+            self._left = _pages(max(self.CHUNK, -(-bytes_ // self.PAGE) * self.PAGE), self.PAGE)
+        taken, self._left = self._left[:bytes_], self._left[-(-bytes_ // 64) * 64 :]
+        return taken
+
+
+def _pages(bytes_: int, page: int) -> np.ndarray:
+    """uint8 `[bytes_]`, zeros, at a multiple of `page`, on pages of that size if the system likes."""
+    # private: the shared mapping that is the default has small pages only
+    memory = mmap.mmap(-1, bytes_ + page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    array = np.frombuffer(memory, np.uint8)
+    start = -array.ctypes.data % page
+    return array[start : start + bytes_]
 
 
 def _format(type: GGMLType) -> BlockFormat:

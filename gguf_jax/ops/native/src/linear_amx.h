@@ -27,22 +27,27 @@ struct TileConfig {
     ~TileConfig() { _tile_release(); }
 };
 
+// 32 floats as bf16, rounded to nearest even.
+inline void store_bf16_row(uint16_t* p, const float* x) {
+    _mm512_storeu_si512(p, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + 16), _mm512_loadu_ps(x))));
+}
+
 // [rows <= 16][columns] -> for each 32 columns a tile [16][32]; what is missing is zero.
 inline void bf16_tiles(const float* x, int64_t ldx, int64_t rows, int64_t columns, uint16_t* tiles) {
-    for (int64_t k = 0; k < columns; k += 32, tiles += 512) {
-        for (int64_t r = 0; r < 16; ++r) {
-            const float* p = x + r * ldx + k;
-            if (r >= rows) {
-                std::memset(tiles + 32 * r, 0, 64);
-            } else if (k + 32 <= columns) {
-                store_bf16(tiles + 32 * r, load_f32(p));
-                store_bf16(tiles + 32 * r + 16, load_f32(p + 16));
-            } else {
-                float tail[32] = {};
-                std::memcpy(tail, p, 4 * (columns - k));
-                store_bf16(tiles + 32 * r, load_f32(tail));
-                store_bf16(tiles + 32 * r + 16, load_f32(tail + 16));
-            }
+    const int64_t whole = columns / 32 * 32;
+    const int64_t wide = (columns + 31) / 32 * 512;  // of a row of tiles
+    for (int64_t r = 0; r < 16; ++r) {
+        uint16_t* out = tiles + 32 * r;
+        if (r >= rows) {
+            for (int64_t t = 0; t < wide; t += 512) std::memset(out + t, 0, 64);
+            continue;
+        }
+        const float* p = x + r * ldx;
+        for (int64_t k = 0; k < whole; k += 32, out += 512) store_bf16_row(out, p + k);
+        if (whole < columns) {
+            float tail[32] = {};
+            std::memcpy(tail, p + whole, 4 * (columns - whole));
+            store_bf16_row(out, tail);
         }
     }
 }
@@ -65,14 +70,14 @@ inline void amx_block(const uint16_t* a0, const uint16_t* a1, const uint16_t* b0
     }
     for (int64_t s = 0; s < steps; ++s) {
         _tile_loadd(6, b0 + 512 * s, 64);
-        _tile_loadd(4, a0 + 512 * s, 64);
+        _tile_stream_loadd(4, a0 + 512 * s, 64);  // passes by, while the weight stays in the first-level cache
         _tile_dpbf16ps(0, 4, 6);
         if (TWO_PANELS) {
             _tile_loadd(7, b1 + 512 * s, 64);
             _tile_dpbf16ps(1, 4, 7);
         }
         if (TWO_ROWS) {
-            _tile_loadd(5, a1 + 512 * s, 64);
+            _tile_stream_loadd(5, a1 + 512 * s, 64);
             _tile_dpbf16ps(2, 5, 6);
             if (TWO_PANELS) _tile_dpbf16ps(3, 5, 7);
         }

@@ -114,6 +114,7 @@ void multiply(const Plan& plan, const Weight& w, const Activations& a, int64_t f
     }
 }
 
+// Rows of c that are rows of the result: y[rows][w.rows], columns of panels [first, first + count).
 void write(const Weight& w, int64_t rows, int64_t first, int count, const float* c, float* y) {
     const int64_t n = std::min<int64_t>(w.rows - first * LANES, count * LANES);
     for (int64_t r = 0; r < rows; ++r)
@@ -127,8 +128,10 @@ void run(const Plan& plan, Activations& a, int64_t first_row) {
     int64_t all = 0;
     for (int i = 0; i < plan.count; ++i) all += plan.weights[i].panels();
     const int64_t pieces = int64_t(thread_count()) * (a.rows > FEW_ROWS ? 4 : 8);
-    int64_t step = std::clamp<int64_t>((all + pieces - 1) / pieces, 1, Panels::MOST);
-    if (a.rows > FEW_ROWS) step = std::min<int64_t>((step + 1) / 2 * 2, Panels::MOST);
+    // The sums of a piece stay in the second-level cache beside what is multiplied: 16 panels of 512 rows are 512 KiB.
+    const int64_t most = plan.silu ? Panels::MOST / 2 : Panels::MOST;
+    int64_t step = std::clamp<int64_t>((all + pieces - 1) / pieces, 1, most);
+    if (a.rows > FEW_ROWS) step = std::min<int64_t>((step + 1) / 2 * 2, most);
     const int outputs = plan.silu ? 1 : plan.count;
     int64_t starts[MOST_WEIGHTS + 1] = {0};
     for (int i = 0; i < outputs; ++i) starts[i + 1] = starts[i] + (plan.weights[i].panels() + step - 1) / step;
@@ -140,12 +143,12 @@ void run(const Plan& plan, Activations& a, int64_t first_row) {
         const int count = int(std::min(step, w.panels() - first));
         const int64_t size = (a.rows + 15) / 16 * 16 * count * LANES;
         float* c = static_cast<float*>(scratch(OUT, size_t(size) * 4 * (plan.silu ? 2 : 1)));
+        float* y = plan.y[i] + first_row * w.rows;
         multiply(plan, w, a, first, count, c);
-        if (plan.silu) {
-            multiply(plan, plan.weights[1], a, first, count, c + size);
-            plan.k->silu_mul(c, c + size, a.rows * count * LANES, c);
-        }
-        write(w, a.rows, first, count, c, plan.y[i] + first_row * w.rows);
+        if (!plan.silu) return write(w, a.rows, first, count, c, y);
+        multiply(plan, plan.weights[1], a, first, count, c + size);
+        const int64_t n = std::min<int64_t>(w.rows - first * LANES, count * LANES);
+        plan.k->silu_mul(c, c + size, a.rows, n, count * LANES, y + first * LANES, w.rows);
     };
     parallel(starts[outputs], task);
 }

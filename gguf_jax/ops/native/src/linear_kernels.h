@@ -309,16 +309,18 @@ inline void bf16_rows_float(const FloatRows& w, const uint16_t* tiles, int64_t m
 }
 #endif
 
-inline void silu_mul(const float* gate, const float* up, int64_t n, float* out) {
-    int64_t i = 0;
-    const F32 one = f32_set1(1.0f);
-    auto silu = [&](F32 g) { return div(g, add(one, vexp(sub(f32_zero(), g)))); };
-    for (; i + 16 <= n; i += 16) store_f32(out + i, mul(silu(load_f32(gate + i)), load_f32(up + i)));
-    if (i < n) {
-        float a[16] = {}, b[16] = {}, r[16];
-        std::memcpy(a, gate + i, 4 * (n - i)), std::memcpy(b, up + i, 4 * (n - i));
-        store_f32(r, mul(silu(load_f32(a)), load_f32(b)));
-        std::memcpy(out + i, r, 4 * (n - i));
+inline F32 silu(F32 x) { return div(x, add(f32_set1(1.0f), vexp(sub(f32_zero(), x)))); }
+
+inline void silu_mul(const float* gate, const float* up, int64_t rows, int64_t n, int64_t ld, float* out, int64_t ldo) {
+    for (int64_t r = 0; r < rows; ++r, gate += ld, up += ld, out += ldo) {
+        int64_t i = 0;
+        for (; i + 16 <= n; i += 16) store_f32(out + i, mul(silu(load_f32(gate + i)), load_f32(up + i)));
+        if (i < n) {
+            float a[16] = {}, b[16] = {}, y[16];
+            std::memcpy(a, gate + i, 4 * (n - i)), std::memcpy(b, up + i, 4 * (n - i));
+            store_f32(y, mul(silu(load_f32(a)), load_f32(b)));
+            std::memcpy(out + i, y, 4 * (n - i));
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 #include "threads.h"
 
 #include <sched.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
@@ -153,9 +154,15 @@ void parallel(int64_t count, Task task) { Pool::get().run(count, task); }
 
 void* scratch(int slot, size_t bytes) {
     if (arena.bytes[slot] < bytes) {
-        size_t rounded = (bytes + 4095) / 4096 * 4096;
+        // what kernels stream through wants large pages: small ones end a hardware prefetch every 4 KiB
+        constexpr size_t HUGE_PAGE = 2 << 20;
+        const size_t page = bytes < HUGE_PAGE / 2 ? 4096 : HUGE_PAGE;
+        const size_t rounded = (bytes + page - 1) / page * page;
         std::free(arena.memory[slot]);
-        arena.memory[slot] = std::aligned_alloc(64, rounded);
+        arena.memory[slot] = std::aligned_alloc(page, rounded);
+#ifdef MADV_HUGEPAGE
+        if (page == HUGE_PAGE && arena.memory[slot]) madvise(arena.memory[slot], rounded, MADV_HUGEPAGE);
+#endif
         arena.bytes[slot] = arena.memory[slot] ? rounded : 0;
         if (!arena.memory[slot]) throw std::bad_alloc();
     }
