@@ -57,7 +57,7 @@ class Engine:
         cache_type: of keys and values, or a pair of them: f32, f16, bf16, q8_0 or q4_0, or a dtype; default: what the
             model was loaded with, f16 unless that was chosen.
         dtype: of activations.
-        precision: of the products with weights, `fast` or `exact` (see `ops.Precision`).
+        precision: of the products with weights and of attention, `fast` or `exact` (see `ops.Precision`).
         on_prefill: called with (tokens done, tokens in all) after each chunk of a prompt.
     """
 

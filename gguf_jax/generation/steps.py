@@ -115,8 +115,8 @@ def decode(
     A slot that has nothing more to say may run on: past the cache's end its keys are dropped.
     """
     model = spec.model(leaves)
-    options = dict(span=span, dtype=spec.dtype, precision=spec.precision)
-    hidden, cache = model.hidden(tokens[:, None], positions[:, None], cache, **options)
+    inputs = tokens[:, None], positions[:, None], cache
+    hidden, cache = model.hidden(*inputs, span=span, dtype=spec.dtype, precision=spec.precision)
     with jax.named_scope("sample"):
         tokens, sampler = sample(model.logits(hidden[:, 0], spec.precision), sampler, plan)
     return tokens, positions + 1, cache, sampler

@@ -92,7 +92,9 @@ class Block(nnx.Module):
             span = None
         else:
             kv = kv_cache.write(past[0], k, positions), kv_cache.write(past[1], v, positions)
-        out = ops.attention(q, *kv, positions, scale=c.attention_scale, window=self.window, span=span)
+        out = ops.attention(
+            q, *kv, positions, scale=c.attention_scale, window=self.window, span=span, precision=precision
+        )
         return self.attn_output(out.reshape(batch, length, c.head_count * c.value_length), precision), kv
 
 
@@ -207,7 +209,7 @@ class Decoder(nnx.Module):
             span: static; must exceed every position, so that attention may leave out what lies behind it (see
                 `ops.attention_spans`). None: the whole cache.
             dtype: what activations are computed in. Norms, RoPE, softmax and sums stay float32.
-            precision: of the products with weights, see `ops.Precision`.
+            precision: of the products with weights and of attention, see `ops.Precision`.
         """
         with jax.named_scope("token_embd"):
             x = self.token_embd(tokens, dtype)

@@ -1,7 +1,8 @@
 """Operations on packed weights: one meaning each (`xla`), several implementations."""
 
 from gguf_jax.ops.attention import attention, attention_spans
-from gguf_jax.ops.linear import Precision, gated_linear, linear, linears
+from gguf_jax.ops.linear import gated_linear, linear, linears
+from gguf_jax.ops.precision import Precision
 from gguf_jax.ops.prepare import Memory, prepare, prepare_blocks
 from gguf_jax.ops.rotate import rotate
 from gguf_jax.ops.take_rows import take_rows

@@ -26,12 +26,28 @@ SHAPES = {
     "a prompt": (2, 5, 6, 2, 11, 32, 64),
     "a prompt, many blocks": (2, 45, 7, 1, 200, 64, 32),
 }
+PRECISIONS = ("exact", "fast")
 ODD = {"a token": (2, 1, 6, 2, 11, 8, 6), "many keys": (1, 1, 3, 3, 300, 33, 17), "a prompt": (1, 9, 4, 2, 70, 19, 35)}
 TYPES = [(name, name) for name in CACHE_TYPES] + [("f16", "q8_0"), ("q4_0", "f32")]
 CASES = (
     [(SHAPES[shape], types, None) for shape in SHAPES for types in TYPES]
     + [(SHAPES[shape], ("f16", "f16"), window) for shape in SHAPES for window in (1, 4, 70)]
     + [(shape, (name, name), None) for shape in ODD.values() for name in ("f32", "f16", "bf16")]
+)
+
+
+# what has many queries at depths that are multiples of 32, and what has not
+FAST_SHAPES = [
+    (2, 45, 7, 1, 200, 64, 32),
+    (2, 16, 4, 2, 300, 32, 96),
+    (1, 100, 6, 2, 1001, 128, 128),
+    (3, 33, 3, 3, 777, 32, 64),
+    (1, 520, 12, 1, 530, 32, 32),
+]
+FAST_CASES = (
+    [(shape, types, None) for shape in FAST_SHAPES[:3] for types in TYPES]
+    + [(shape, ("f16", "f16"), window) for shape in FAST_SHAPES for window in (None, 1, 37, 300)]
+    + [(shape, (name, name), None) for shape in (*SHAPES.values(), *ODD.values()) for name in ("f32", "f16")]
 )
 
 
@@ -53,6 +69,12 @@ def bound(q, k, v, scale):
     depth, slots = q.shape[3], k.shape[2]
     score_error = EPS * (depth + 4) * np.abs(q).max() * np.abs(k).max() * depth * scale
     return np.abs(v).max() * (2 * score_error + EPS * (slots + 16))
+
+
+def fast_bound(q, k, v, scale):
+    """`fast`: bfloat16 weights and values, and scores of split queries and keys (see `Precision`)."""
+    magnitudes = np.abs(q).sum(-1).max() * np.abs(k).max() * scale
+    return bound(q, k, v, scale) + np.abs(v).max() * (2 * 2.0**-15 * magnitudes + 3 * 2.0**-9)
 
 
 def cached(name, rng, batch, groups, slots, depth):
@@ -93,6 +115,40 @@ def test_contract(shape, types, window, implementation):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("shape", "types", "window"), FAST_CASES)
+def test_contract_fast(shape, types, window, implementation):
+    q, k, v, positions, wide_k, wide_v = problem(shape, types)
+    scale = shape[5] ** -0.5
+    out = np.asarray(jitted(implementation, scale, window=window, precision="fast")(q, k, v, positions))
+    assert out.dtype == np.float32
+    error = np.abs(out - reference(q, wide_k, wide_v, positions, scale, window))
+    assert (error <= fast_bound(q, wide_k, wide_v, scale)).all()
+
+
+@pytest.mark.parametrize("types", [("f16", "f16"), ("f32", "q8_0")])
+def test_fast_scores_are_nearly_exact(types):
+    """Scores of hundreds: bfloat16 ones would be off by 1."""
+    q, k, v, positions, wide_k, wide_v = problem((1, 40, 4, 2, 500, 64, 32), types)
+    out = np.asarray(jitted("native", 8.0, precision="fast")(q, k, v, positions))
+    error = np.abs(out - reference(q, wide_k, wide_v, positions, 8.0, None))
+    assert (error <= fast_bound(q, wide_k, wide_v, 8.0)).all()
+    assert error.max() <= 0.03  # the bound adds up what mostly cancels
+
+
+def test_fast_without_a_maximum_in_sight():
+    """Maxima that grow slowly, fast, and shrink, over many blocks of keys."""
+    q, _, v, positions, wide_k, wide_v = problem((1, 33, 2, 1, 2000, 32, 32))
+    for slope in (0.01, 0.5, -0.5):
+        steps = np.float32(slope) * np.arange(2000, dtype=np.float32)
+        leaning, ones = wide_k.copy(), q.copy()
+        leaning[..., 0], ones[..., 0] = steps, 1
+        out = np.asarray(jitted("native", 1.0, precision="fast")(ones, jnp.asarray(leaning), v, positions))
+        error = np.abs(out - reference(ones, leaning, wide_v, positions, 1.0, None))
+        # the steps alone are multiplied by 1, which both halves of a key and a query hold
+        assert (error <= np.abs(wide_v).max() * (3 * 2.0**-9 + 2e-3)).all()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 @pytest.mark.parametrize("shape", [*SHAPES.values(), *ODD.values()])
 def test_contract_half_precision(shape, dtype, implementation):
@@ -105,6 +161,9 @@ def test_contract_half_precision(shape, dtype, implementation):
     error = np.abs(np.asarray(out, np.float64) - reference(wide, wide_k, wide_v, positions, scale, None))
     halves = float(jnp.finfo(dtype).eps) * np.abs(wide_v).max()  # half a step for each weight, and for the result
     assert (error <= bound(wide, wide_k, wide_v, scale) + halves).all()
+    fast = jitted(implementation, scale, precision="fast")(q, k, v, positions)
+    error = np.abs(np.asarray(fast, np.float64) - reference(wide, wide_k, wide_v, positions, scale, None))
+    assert (error <= fast_bound(wide, wide_k, wide_v, scale) + halves).all()
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -120,43 +179,54 @@ def test_scores_far_apart(length, implementation):
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("window", [None, 4])
-@pytest.mark.parametrize("length", [1, 6])
+@pytest.mark.parametrize("length", [1, 6, 20])
 @pytest.mark.parametrize("name", ["f32", "q8_0"])
-def test_any_position_gives_a_finite_result(name, length, window, implementation):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_any_position_gives_a_finite_result(precision, name, length, window, implementation):
     q, k, v, _, wide_k, wide_v = problem((2, length, 4, 2, 70, 32, 32), (name, name))
+    limit = fast_bound if precision == "fast" else bound
     for position in (-1, -(2**31), 70, 75, 2**31 - 1):
         positions = np.full((2, length), position, np.int32)
         positions[1, -1] = 5  # what stands beside it is computed as ever
-        out = np.asarray(jitted(implementation, 0.2, window=window)(q, k, v, positions))
+        out = np.asarray(jitted(implementation, 0.2, window=window, precision=precision)(q, k, v, positions))
         assert np.isfinite(out).all()
         alone = reference(q[1:, -1:], wide_k[1:], wide_v[1:], positions[1:, -1:], 0.2, window)
-        assert (np.abs(out[1, -1] - alone[0, 0]) <= bound(q, wide_k, wide_v, 0.2)).all()
+        assert (np.abs(out[1, -1] - alone[0, 0]) <= limit(q, wide_k, wide_v, 0.2)).all()
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("length", [1, 3, 20])
-def test_native_reads_nothing_behind_the_last_position(length):
+def test_native_reads_nothing_behind_the_last_position(length, precision):
     """XLA multiplies what is masked by zero, of which a NaN takes no notice."""
     q, k, v, positions, *_ = problem((2, length, 4, 2, 600, 32, 32))
+    run = jitted("native", 0.2, precision=precision)
     positions -= positions[-1, -1] - 299  # the last query of the last sequence sees 300 keys
     poisoned = [jnp.where(jnp.arange(600)[:, None] < 300, x, jnp.nan) for x in (k, v)]
-    out = jitted("native", 0.2)(q, *poisoned, np.maximum(positions, 0))
+    out = run(q, *poisoned, np.maximum(positions, 0))
     assert np.isfinite(out).all()
-    seen = jitted("native", 0.2)(q, *(jnp.where(jnp.isnan(x), 0, x) for x in poisoned), np.maximum(positions, 0))
+    seen = run(q, *(jnp.where(jnp.isnan(x), 0, x) for x in poisoned), np.maximum(positions, 0))
     assert (out == seen).all()
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("length", [1, 20])
-def test_a_native_nan_is_not_hidden(length):
+@pytest.mark.parametrize("what", [np.nan, np.inf])
+def test_a_native_nan_is_not_hidden(what, length, precision):
     q, k, v, positions, *_ = problem((1, length, 2, 1, 40, 32, 32))
-    for poisoned in ((k.at[0, 0, 3, 0].set(jnp.nan), v), (k, v.at[0, 0, 3].set(jnp.nan))):
-        assert np.isnan(jitted("native", 0.2)(q, *poisoned, positions)).all()
+    run = jitted("native", 0.2, precision=precision)
+    cases = [(k, v.at[0, 0, 3].set(what))]
+    if np.isnan(what):  # an infinite key may have the score -inf, which hides it rightly
+        cases.append((k.at[0, 0, 3, 0].set(what), v))
+    for poisoned in cases:
+        assert not np.isfinite(run(q, *poisoned, positions)[:, 3:]).any()
 
 
 @pytest.mark.parametrize("name", ["f16", "q4_0"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("length", [1, 3, 50])
-def test_native_bits_do_not_depend_on_company_or_threads(length, name):
+def test_native_bits_do_not_depend_on_company_or_threads(length, name, precision):
     q, k, v, positions, *_ = problem((3, length, 6, 2, 900, 64, 32), (name, name))
-    run = jitted("native", 0.125, window=300)
+    run = jitted("native", 0.125, window=300, precision=precision)
     together = np.asarray(run(q, k, v, positions))
     threads = library().gguf_jax_threads()
     try:
@@ -240,6 +310,8 @@ def test_shapes_that_do_not_fit():
     good = partial(attention, q[:, :, :2], k, k, jnp.zeros((1, 2), jnp.int32), scale=1.0)
     with pytest.raises(ValueError, match="window of at least 1, found 0"):
         good(window=0)
+    with pytest.raises(ValueError, match="exact or fast, found 'quick'"):
+        good(precision="quick")
     with pytest.raises(ValueError, match="span from 1 to the cache's 5, found 6"):
         good(span=6)
 
@@ -268,10 +340,10 @@ def test_the_handler_checks_every_size():
     k = jnp.ones((2, 2, 5, 32))
     d, qs = jnp.ones((2, 2, 5, 1), jnp.float16), jnp.ones((2, 2, 5, 32), jnp.int8)
 
-    def call(q, positions, *planes, k_type=0, v_type=0, out=(2, 3, 4, 32), window=0):
+    def call(q, positions, *planes, k_type=0, v_type=0, out=(2, 3, 4, 32), window=0, fast=False):
         numbers = dict(k_type=np.int64(k_type), v_type=np.int64(v_type), window=np.int64(window))
         run = jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(out, q.dtype))
-        return run(q, positions, *planes, scale=np.float32(1), **numbers).block_until_ready()
+        return run(q, positions, *planes, scale=np.float32(1), fast=fast, **numbers).block_until_ready()
 
     assert np.isfinite(call(q, positions, k, k)).all()
     assert np.isfinite(call(q, positions, d, qs, k, k_type=8)).all()

@@ -6,6 +6,7 @@ import jax
 
 from gguf_jax.ops.attention import native, xla
 from gguf_jax.ops.implementation import run
+from gguf_jax.ops.precision import Precision, known
 from gguf_jax.quantized_array import Weight
 
 IMPLEMENTATIONS = {"native": native.attention, "xla": xla.attention}
@@ -21,6 +22,7 @@ def attention(
     scale: float,
     window: int | None = None,
     span: int | None = None,
+    precision: Precision = "exact",
     implementation: str | None = None,
 ) -> jax.Array:
     """Attention of queries at `positions` to every key at the same or an earlier position.
@@ -35,9 +37,11 @@ def attention(
         window: a query at p sees keys in `(p - window, p]`; None: all of `[0, p]`.
         span: static, a promise that all positions are below it, so that no key behind it need be looked at; `spans`
             says which are worth a program of their own. None: the whole cache.
+        precision: see `Precision`.
 
     Returns:
-        `[B, T, H, Dv]` in the dtype of `q`; scores, softmax and sums are float32.
+        `[B, T, H, Dv]` in the dtype of `q`; scores, softmax and sums are float32 or, where `precision` lets them,
+        near it.
 
     Raises:
         ValueError: the shapes do not fit, or `window` or `span` is out of range.
@@ -58,7 +62,8 @@ def attention(
         raise ValueError(f"attention: expected a window of at least 1, found {window}")
     if span is not None and not 1 <= span <= slots:
         raise ValueError(f"attention: expected a span from 1 to the cache's {slots}, found {span}")
-    return run("attention", IMPLEMENTATIONS, implementation, q, k, v, positions, scale=scale, window=window, span=span)
+    options = dict(scale=scale, window=window, span=span, precision=known("attention", precision))
+    return run("attention", IMPLEMENTATIONS, implementation, q, k, v, positions, **options)
 
 
 def attention_spans(k: Weight, v: Weight, *, implementation: str | None = None) -> tuple[int, ...]:

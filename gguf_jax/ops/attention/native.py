@@ -15,6 +15,7 @@ from gguf_jax.formats.ggml_type import GGMLType
 from gguf_jax.ops.attention import xla
 from gguf_jax.ops.native.library import ffi_target
 from gguf_jax.ops.native.operands import FLOAT_TYPES, check_placement, operands_of
+from gguf_jax.ops.precision import Precision
 from gguf_jax.quantized_array import QuantizedArray, Weight
 
 PACKED = (GGMLType.Q8_0, GGMLType.Q4_0)
@@ -30,6 +31,7 @@ def attention(
     scale: float,
     window: int | None,
     span: int | None,
+    precision: Precision,
 ) -> jax.Array:
     """See `ops.attention`. `span` is of no use here: what lies behind a query is not read.
 
@@ -45,7 +47,7 @@ def attention(
         )
     for rows in (k, v):
         _check(rows)
-    return _attention(float(scale), None if window is None else int(window), q, k, v, positions)
+    return _attention(float(scale), None if window is None else int(window), precision == "fast", q, k, v, positions)
 
 
 def spans(k: Weight, v: Weight) -> tuple[int, ...]:
@@ -66,8 +68,10 @@ def _check(rows: Weight) -> None:
         raise Unsupported(f"attention: native kernels read float32, float16 and bfloat16 caches, found {rows.dtype}")
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _attention(scale: float, window: int | None, q: jax.Array, k: Weight, v: Weight, positions: jax.Array) -> jax.Array:
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _attention(
+    scale: float, window: int | None, fast: bool, q: jax.Array, k: Weight, v: Weight, positions: jax.Array
+) -> jax.Array:
     keys, values = operands_of(k), operands_of(v)
     out = jax.ShapeDtypeStruct((*q.shape[:3], v.shape[3]), q.dtype)
     return jax.ffi.ffi_call(ffi_target(TARGET), out, vmap_method="sequential")(
@@ -79,11 +83,12 @@ def _attention(scale: float, window: int | None, q: jax.Array, k: Weight, v: Wei
         v_type=np.int64(values.type),
         scale=np.float32(scale),
         window=np.int64(window or 0),
+        fast=fast,
     )
 
 
 @_attention.defjvp
-def _attention_jvp(scale: float, window: int | None, primals: Any, tangents: Any) -> Any:
+def _attention_jvp(scale: float, window: int | None, fast: bool, primals: Any, tangents: Any) -> Any:
     """The result as computed, with the derivative of its definition."""
     _, tangent = jax.jvp(partial(xla.attention, scale=scale, window=window, span=None), primals, tangents)
-    return _attention(scale, window, *primals), tangent
+    return _attention(scale, window, fast, *primals), tangent

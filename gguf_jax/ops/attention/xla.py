@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from gguf_jax.ops.precision import Precision
 from gguf_jax.quantized_array import QuantizedArray, Weight
 
 MASKED = -1e30
@@ -23,17 +24,19 @@ def attention(
     scale: float,
     window: int | None,
     span: int | None,
+    precision: Precision = "exact",
 ) -> jax.Array:
-    """See `ops.attention`; accepts every case. It works on all `span` keys, whatever the positions are."""
+    """See `ops.attention`; accepts every case, and has one `precision`. It works on all `span` keys, whatever the
+    positions are."""
     batch, length, heads, depth = q.shape
     dtype = q.dtype
     if jax.default_backend() == "cpu":  # XLA has no product of bfloat16 vectors there, and slow ones of halves
         q = q.astype(jnp.promote_types(dtype, jnp.float32))
     k, v = (_floats(rows, span, q.dtype) for rows in (k, v))
     groups, slots = k.shape[1], k.shape[2]
-    precision = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
+    products = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
     q = q.reshape(batch, length, groups, heads // groups, depth)
-    scores = jnp.einsum("btghd,bgsd->bghts", q, k, precision=precision, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("btghd,bgsd->bghts", q, k, precision=products, preferred_element_type=jnp.float32)
     ahead = positions[:, :, None] - jnp.arange(slots, dtype=positions.dtype)  # [B, T, S]: query minus key position
     seen = ahead >= 0
     if window is not None:
@@ -44,7 +47,7 @@ def attention(
         "bghts,bgsd->btghd",
         weights.astype(q.dtype),
         v,
-        precision=precision,
+        precision=products,
         preferred_element_type=jnp.float32,
     )
     return out.reshape(batch, length, heads, v.shape[-1]).astype(dtype)

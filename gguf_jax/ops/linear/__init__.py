@@ -1,3 +1,3 @@
-from gguf_jax.ops.linear.api import Precision, gated_linear, linear, linears
+from gguf_jax.ops.linear.api import gated_linear, linear, linears
 
-__all__ = ["Precision", "gated_linear", "linear", "linears"]
+__all__ = ["gated_linear", "linear", "linears"]

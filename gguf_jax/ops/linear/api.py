@@ -4,24 +4,14 @@ such products of one x in one call, which saves a kernel's hand-off."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from gguf_jax.ops.implementation import run
 from gguf_jax.ops.linear import native, xla
+from gguf_jax.ops.precision import Precision, known
 from gguf_jax.quantized_array import Weight
-
-Precision = Literal["exact", "fast"]
-"""How far a product may be from its definition.
-
-`exact`: float activations and weights; the result differs by the rounding of float32 sums. What evaluation uses.
-
-`fast`: an implementation may round the activations to int8 in blocks of 32 (as llama.cpp does), each by at most half of
-`max|x| / 127` of its block; or activations and weights to bfloat16, each by at most 2^-9 of itself, whichever its
-hardware multiplies faster. What generation uses.
-"""
 
 IMPLEMENTATIONS = {"native": native.linear, "xla": xla.linear}
 
@@ -52,7 +42,9 @@ def linears(
     """`tuple(linear(x, w) for w in ws)`; raises as `linear`."""
     for w in ws:
         _check(x, w)
-    return run("linear", IMPLEMENTATIONS, implementation, x, tuple(ws), gated=False, precision=_known(precision))
+    return run(
+        "linear", IMPLEMENTATIONS, implementation, x, tuple(ws), gated=False, precision=known("linear", precision)
+    )
 
 
 def gated_linear(
@@ -63,7 +55,9 @@ def gated_linear(
         _check(x, w)
     if tuple(gate.shape) != tuple(up.shape):
         raise ValueError(f"gated_linear: gate {tuple(gate.shape)} and up {tuple(up.shape)} differ")
-    (y,) = run("linear", IMPLEMENTATIONS, implementation, x, (gate, up), gated=True, precision=_known(precision))
+    (y,) = run(
+        "linear", IMPLEMENTATIONS, implementation, x, (gate, up), gated=True, precision=known("linear", precision)
+    )
     return y
 
 
@@ -72,9 +66,3 @@ def _check(x: jax.Array, w: Weight) -> None:
         raise ValueError(f"linear: expected x of a float type, found {x.dtype}")
     if len(w.shape) != 2 or x.ndim == 0 or x.shape[-1] != w.shape[1]:
         raise ValueError(f"linear: x {x.shape} and w {tuple(w.shape)} do not fit: expected [..., K] and [N, K]")
-
-
-def _known(precision: Precision) -> Precision:
-    if precision not in ("exact", "fast"):
-        raise ValueError(f"linear: expected the precision exact or fast, found {precision!r}")
-    return precision

@@ -24,6 +24,7 @@ struct Attention {
     const int32_t* positions;  // [B, T]
     float scale;
     int64_t window;  // 0: none
+    bool fast;       // weights and values may be rounded to bfloat16
 
     int64_t shared() const { return heads / groups; }  // heads that read the same keys
     // Keys that a query at `position` sees: [first, end), empty for padding, within the cache whatever `position` is.
@@ -43,6 +44,11 @@ struct AttentionKernels {
     void (*chunk)(const Attention&, int64_t b, int64_t t, int64_t g, int64_t begin, int64_t end, float* part);
     // The result of the parts of all of a query's chunks, which stand one after the other.
     void (*merge)(const Attention&, int64_t b, int64_t t, int64_t g, const float* parts, int64_t count);
+    // For a case that is `fast`: the rows to give `fast_block` when about so many calls are wanted, 0: use the others.
+    // Null where the level has nothing faster.
+    int64_t (*fast_rows)(const Attention&, int64_t tasks);
+    // As `block`, of up to `rows` queries; a query's result is the same wherever its block begins and ends.
+    void (*fast_block)(const Attention&, int64_t b, int64_t g, int64_t row, int64_t rows);
 };
 
 // Chunks begin at multiples of this, so that what is added to what depends on a query's position alone: a sequence

@@ -30,13 +30,22 @@ template <class F> void spread(int64_t count, bool small, F f) {
     }
 }
 
+// So many blocks for each thread keep all of them busy to the end, although blocks see different numbers of keys.
+constexpr int64_t BLOCKS_OF_THREAD = 4;
+
 void blocks_of_queries(const Attention& a, const AttentionKernels& kernels) {
-    const int64_t blocks = (a.length * a.shared() + kernels.rows - 1) / kernels.rows, each = a.batch * a.groups;
+    const int64_t wanted = thread_count() == 1 ? 1 : thread_count() * BLOCKS_OF_THREAD;
+    const int64_t fast = a.fast && kernels.fast_rows ? kernels.fast_rows(a, wanted) : 0, rows = fast ? fast : kernels.rows;
+    const int64_t blocks = (a.length * a.shared() + rows - 1) / rows, each = a.batch * a.groups;
     const int64_t work = a.batch * a.length * a.heads * (a.k.depth + a.v.depth) * std::min(a.slots, a.length);
     spread(blocks * each, work < SMALL, [&](int64_t i, int) {
         // the last queries see the most keys: they go first, so that no thread is left with a long one at the end
         const int64_t block = blocks - 1 - i / each, b = i % each / a.groups, g = i % a.groups;
-        kernels.block(a, b, g, block * kernels.rows);
+        if (fast) {
+            kernels.fast_block(a, b, g, block * rows, rows);
+        } else {
+            kernels.block(a, b, g, block * rows);
+        }
     });
 }
 
@@ -128,7 +137,7 @@ bool rows_of(ffi::RemainingArgs args, size_t& next, int64_t type, const Attentio
 
 ffi::Error handle(
     ffi::AnyBuffer q, ffi::AnyBuffer positions, ffi::RemainingArgs planes, ffi::Result<ffi::AnyBuffer> out,
-    int64_t k_type, int64_t v_type, float scale, int64_t window) {
+    int64_t k_type, int64_t v_type, float scale, int64_t window, bool fast) {
     Attention a{};
     std::string found = shape(q) + " " + shape(positions);
     const auto refuse = [&] {
@@ -152,7 +161,7 @@ ffi::Error handle(
     if (out->element_count() == 0) return ffi::Error::Success();
     a.q = q.untyped_data(), a.out = out->untyped_data();
     a.positions = static_cast<const int32_t*>(positions.untyped_data());
-    a.scale = scale, a.window = window;
+    a.scale = scale, a.window = window, a.fast = fast;
     try {
         attention(a);
     } catch (const std::bad_alloc&) {
@@ -175,5 +184,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
         .Attr<int64_t>("k_type")
         .Attr<int64_t>("v_type")
         .Attr<float>("scale")
-        .Attr<int64_t>("window"));
+        .Attr<int64_t>("window")
+        .Attr<bool>("fast"));
 #pragma GCC visibility pop

@@ -470,8 +470,19 @@ void merge(const Attention& a, int64_t b, int64_t t, int64_t g, const float* par
 }
 
 }  // namespace
+}  // namespace gguf_jax::GJ_LEVEL
+
+#if defined(__AMX_BF16__)
+#include "attention_amx.h"
+#endif
+
+namespace gguf_jax::GJ_LEVEL {
 
 extern const AttentionKernels ATTENTION;
-const AttentionKernels ATTENTION = {ROWS, block, chunk, merge};
+#if defined(__AMX_BF16__)
+const AttentionKernels ATTENTION = {ROWS, block, chunk, merge, fast_rows, fast_block};
+#else
+const AttentionKernels ATTENTION = {ROWS, block, chunk, merge, nullptr, nullptr};
+#endif
 
 }  // namespace gguf_jax::GJ_LEVEL

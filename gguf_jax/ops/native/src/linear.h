@@ -49,6 +49,8 @@ struct LinearKernels {
     void (*bf16_tiles)(const float* x, int64_t ldx, int64_t rows, int64_t columns, uint16_t* tiles);
     // Decode a panel: out[k][16].
     void (*decode)(int type, const uint8_t* panel, int64_t columns, int64_t first, int64_t last, float* out);
+    // out[r][i] = c[r][i], n of a row; rows `ld` and `ldo` elements apart. Many rows go past the caches.
+    void (*copy_rows)(const float* c, int64_t rows, int64_t n, int64_t ld, float* out, int64_t ldo);
     // out[r][i] = silu(gate[r][i]) * up[r][i], n of a row; rows `ld` and `ldo` elements apart
     void (*silu_mul)(const float* gate, const float* up, int64_t rows, int64_t n, int64_t ld, float* out, int64_t ldo);
 };

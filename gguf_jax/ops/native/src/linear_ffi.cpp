@@ -88,6 +88,18 @@ void prepare(const Plan& plan, Activations& a) {
     }
 }
 
+void multiply_panels(const Plan& plan, const Weight& w, const Activations& a, const Panels& panels, float* c) {
+    const LinearKernels& k = *plan.k;
+    switch (form_of(plan, w, a.rows)) {
+        case Form::Tiles: return k.bf16_rows(panels, a.tiles, a.rows, c);
+        case Form::Float: return k.f32_rows(panels, a.x, a.columns, a.rows, c);
+        case Form::Int8:
+            if (a.rows > 1) return k.int8_rows(panels, a.int8, a.rows, c);
+            for (int p = 0; p < panels.count; ++p)
+                k.int8_row(panels.type, panels.data[p], w.columns, a.int8, c + LANES * p);
+    }
+}
+
 // c[rows][16 count] = x times panels [first, first + count) of w. Rows of c past the last may be written up to a
 // multiple of 16.
 void multiply(const Plan& plan, const Weight& w, const Activations& a, int64_t first, int count, float* c) {
@@ -104,32 +116,50 @@ void multiply(const Plan& plan, const Weight& w, const Activations& a, int64_t f
     }
     uint8_t* memory =
         w.kind == Weight::PANELS ? nullptr : static_cast<uint8_t*>(scratch(PANEL, size_t(count) * w.panel_size));
-    const Panels panels = w.some(first, count, memory);
-    switch (form) {
-        case Form::Tiles: return k.bf16_rows(panels, a.tiles, a.rows, c);
-        case Form::Float: return k.f32_rows(panels, a.x, a.columns, a.rows, c);
-        case Form::Int8:
-            if (a.rows > 1) return k.int8_rows(panels, a.int8, a.rows, c);
-            for (int p = 0; p < count; ++p) k.int8_row(panels.type, panels.data[p], w.columns, a.int8, c + LANES * p);
-    }
+    multiply_panels(plan, w, a, w.some(first, count, memory), c);
 }
 
 // Rows of c that are rows of the result: y[rows][w.rows], columns of panels [first, first + count).
-void write(const Weight& w, int64_t rows, int64_t first, int count, const float* c, float* y) {
+void write(const Plan& plan, const Weight& w, int64_t rows, int64_t first, int count, const float* c, float* y) {
     const int64_t n = std::min<int64_t>(w.rows - first * LANES, count * LANES);
-    for (int64_t r = 0; r < rows; ++r)
-        std::memcpy(y + r * w.rows + first * LANES, c + r * count * LANES, size_t(n) * 4);
+    plan.k->copy_rows(c, rows, n, count * LANES, y + first * LANES, w.rows);
+}
+
+// Panels [first, first + count) of result i.
+void piece(const Plan& plan, int i, const Activations& a, int64_t first_row, int64_t first, int count) {
+    const Weight& w = plan.weights[i];
+    const int64_t size = (a.rows + 15) / 16 * 16 * count * LANES;
+    float* c = static_cast<float*>(scratch(OUT, size_t(size) * 4 * (plan.silu ? 2 : 1)));
+    float* y = plan.y[i] + first_row * w.rows;
+    if (!plan.silu) {
+        multiply(plan, w, a, first, count, c);
+        return write(plan, w, a.rows, first, count, c, y);
+    }
+    const Weight& up = plan.weights[1];
+    const int64_t n = std::min<int64_t>(w.rows - first * LANES, count * LANES);
+    if (w.kind == Weight::PANELS && up.kind == Weight::PANELS && w.type == up.type && 2 * count <= Panels::MOST) {
+        // one product of both: x is read once
+        Panels both = w.some(first, count, nullptr);
+        const Panels second = up.some(first, count, nullptr);
+        std::copy(second.data, second.data + count, both.data + count);
+        both.count = 2 * count;
+        multiply_panels(plan, w, a, both, c);
+        plan.k->silu_mul(c, c + count * LANES, a.rows, n, 2 * count * LANES, y + first * LANES, w.rows);
+    } else {
+        multiply(plan, w, a, first, count, c);
+        multiply(plan, up, a, first, count, c + size);
+        plan.k->silu_mul(c, c + size, a.rows, n, count * LANES, y + first * LANES, w.rows);
+    }
 }
 
 void run(const Plan& plan, Activations& a, int64_t first_row) {
     prepare(plan, a);
-    // Few rows wait for memory: pieces small enough to keep all threads busy to the end. Many rows want pieces large
-    // enough to use a row of x often while it is in the cache.
+    // Many rows: the sums of a piece stay in the second-level cache beside what is multiplied; 16 panels of 512 rows are
+    // 512 KiB. Few rows wait for memory, which is read best in long stretches: as few pieces as keep the threads even.
     int64_t all = 0;
     for (int i = 0; i < plan.count; ++i) all += plan.weights[i].panels();
-    const int64_t pieces = int64_t(thread_count()) * (a.rows > FEW_ROWS ? 4 : 8);
-    // The sums of a piece stay in the second-level cache beside what is multiplied: 16 panels of 512 rows are 512 KiB.
-    const int64_t most = plan.silu ? Panels::MOST / 2 : Panels::MOST;
+    const int64_t most = a.rows <= FEW_ROWS ? 1 << 20 : plan.silu ? Panels::MOST / 2 : Panels::MOST;
+    const int64_t pieces = int64_t(thread_count()) * 4;
     int64_t step = std::clamp<int64_t>((all + pieces - 1) / pieces, 1, most);
     if (a.rows > FEW_ROWS) step = std::min<int64_t>((step + 1) / 2 * 2, most);
     const int outputs = plan.silu ? 1 : plan.count;
@@ -139,16 +169,9 @@ void run(const Plan& plan, Activations& a, int64_t first_row) {
         int i = 0;
         while (t >= starts[i + 1]) ++i;
         const Weight& w = plan.weights[i];
-        const int64_t first = (t - starts[i]) * step;
-        const int count = int(std::min(step, w.panels() - first));
-        const int64_t size = (a.rows + 15) / 16 * 16 * count * LANES;
-        float* c = static_cast<float*>(scratch(OUT, size_t(size) * 4 * (plan.silu ? 2 : 1)));
-        float* y = plan.y[i] + first_row * w.rows;
-        multiply(plan, w, a, first, count, c);
-        if (!plan.silu) return write(w, a.rows, first, count, c, y);
-        multiply(plan, plan.weights[1], a, first, count, c + size);
-        const int64_t n = std::min<int64_t>(w.rows - first * LANES, count * LANES);
-        plan.k->silu_mul(c, c + size, a.rows, n, count * LANES, y + first * LANES, w.rows);
+        const int64_t begin = (t - starts[i]) * step, end = std::min(begin + step, w.panels());
+        for (int64_t first = begin; first < end; first += Panels::MOST)
+            piece(plan, i, a, first_row, first, int(std::min<int64_t>(Panels::MOST, end - first)));
     };
     parallel(starts[outputs], task);
 }

@@ -311,17 +311,31 @@ inline void bf16_rows_float(const FloatRows& w, const uint16_t* tiles, int64_t m
 
 inline F32 silu(F32 x) { return div(x, add(f32_set1(1.0f), vexp(sub(f32_zero(), x)))); }
 
-inline void silu_mul(const float* gate, const float* up, int64_t rows, int64_t n, int64_t ld, float* out, int64_t ldo) {
-    for (int64_t r = 0; r < rows; ++r, gate += ld, up += ld, out += ldo) {
+// f(r, i): 16 elements of row r from i on, n of a row, written to out[r * ldo + i]. The results of a prompt are larger than
+// the caches, so they are written without being read first; with a few rows the next product finds them there.
+template <class F> inline void write_rows(int64_t rows, int64_t n, float* out, int64_t ldo, F f) {
+    const bool past = rows > 16 && reinterpret_cast<uintptr_t>(out) % 64 == 0 && ldo % 16 == 0;
+    for (int64_t r = 0; r < rows; ++r, out += ldo) {
         int64_t i = 0;
-        for (; i + 16 <= n; i += 16) store_f32(out + i, mul(silu(load_f32(gate + i)), load_f32(up + i)));
+        if (past) for (; i + 16 <= n; i += 16) stream_f32(out + i, f(r, i));
+        else for (; i + 16 <= n; i += 16) store_f32(out + i, f(r, i));
         if (i < n) {
-            float a[16] = {}, b[16] = {}, y[16];
-            std::memcpy(a, gate + i, 4 * (n - i)), std::memcpy(b, up + i, 4 * (n - i));
-            store_f32(y, mul(silu(load_f32(a)), load_f32(b)));
-            std::memcpy(out + i, y, 4 * (n - i));
+            float tail[16];
+            store_f32(tail, f(r, i));
+            std::memcpy(out + i, tail, 4 * size_t(n - i));
         }
     }
+    if (past) finish_streams();
+}
+
+// `ld` is a multiple of 16, so that whole vectors of a row can be read.
+inline void copy_rows(const float* c, int64_t rows, int64_t n, int64_t ld, float* out, int64_t ldo) {
+    write_rows(rows, n, out, ldo, [&](int64_t r, int64_t i) { return load_f32(c + r * ld + i); });
+}
+
+inline void silu_mul(const float* gate, const float* up, int64_t rows, int64_t n, int64_t ld, float* out, int64_t ldo) {
+    write_rows(rows, n, out, ldo,
+               [&](int64_t r, int64_t i) { return mul(silu(load_f32(gate + r * ld + i)), load_f32(up + r * ld + i)); });
 }
 
 constexpr LinearKernels LINEAR = {
@@ -331,7 +345,7 @@ constexpr LinearKernels LINEAR = {
 #else
     nullptr, nullptr, nullptr,
 #endif
-    decode, silu_mul,
+    decode, copy_rows, silu_mul,
 };
 
 }  // namespace gguf_jax::GJ_LEVEL

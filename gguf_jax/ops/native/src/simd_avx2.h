@@ -25,6 +25,11 @@ inline void store_f32(float* p, F32 a) {
     _mm256_storeu_ps(p, a.lo);
     _mm256_storeu_ps(p + 8, a.hi);
 }
+inline void stream_f32(float* p, F32 a) {
+    _mm256_stream_ps(p, a.lo);
+    _mm256_stream_ps(p + 8, a.hi);
+}
+inline void finish_streams() { _mm_sfence(); }
 inline F32 load_f16(const uint16_t* p) { return {_mm256_cvtph_ps(load128(p)), _mm256_cvtph_ps(load128(p + 8))}; }
 inline __m256 from_bf16(__m128i h) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)); }
 inline F32 load_bf16(const uint16_t* p) { return {from_bf16(load128(p)), from_bf16(load128(p + 8))}; }

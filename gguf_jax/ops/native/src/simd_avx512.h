@@ -14,6 +14,8 @@ inline F32 f32_zero() { return {_mm512_setzero_ps()}; }
 inline F32 f32_set1(float x) { return {_mm512_set1_ps(x)}; }
 inline F32 load_f32(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline void store_f32(float* p, F32 a) { _mm512_storeu_ps(p, a.v); }
+inline void stream_f32(float* p, F32 a) { _mm512_stream_ps(p, a.v); }
+inline void finish_streams() { _mm_sfence(); }
 inline F32 load_f16(const uint16_t* p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }

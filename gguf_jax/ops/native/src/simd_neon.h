@@ -20,6 +20,8 @@ inline F32 load_f32(const float* p) { return four<F32>([=](int i) { return vld1q
 inline void store_f32(float* p, F32 a) {
     for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, a.v[i]);
 }
+inline void stream_f32(float* p, F32 a) { store_f32(p, a); }
+inline void finish_streams() {}
 inline F32 load_f16(const uint16_t* p) {
     return four<F32>([=](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i))); });
 }

@@ -58,6 +58,10 @@ inline F32 f32_zero() { return lanes<F32>([](int) { return 0.0f; }); }
 inline F32 f32_set1(float x) { return lanes<F32>([=](int) { return x; }); }
 inline F32 load_f32(const float* p) { F32 r; std::memcpy(r.v, p, 64); return r; }
 inline void store_f32(float* p, F32 a) { std::memcpy(p, a.v, 64); }
+// A store to memory aligned to 64 bytes that need not pass through the caches; finish_streams makes such stores visible to
+// other threads.
+inline void stream_f32(float* p, F32 a) { store_f32(p, a); }
+inline void finish_streams() {}
 inline F32 load_f16(const uint16_t* p) { return lanes<F32>([=](int i) { return f16_to_f32(p[i]); }); }
 inline F32 load_bf16(const uint16_t* p) {
     return lanes<F32>([=](int i) { uint32_t u = uint32_t(p[i]) << 16; float f; std::memcpy(&f, &u, 4); return f; });
