@@ -47,9 +47,9 @@ def chat(
     """Talk with a model through its chat template. Ctrl-C stops the answer, not the program."""
     start = time.perf_counter()
     limit = options.answer_limit(max_tokens)
-    cache_type = options.cache_types(cache_type_k, cache_type_v)
     output.write("")  # fails now, not after the first answer
     with opened(model) as file:
+        cache_type = options.cache_types(cache_type_k, cache_type_v)
         params = options.sampling_params(context.params)
         decoder = options.load_model(file)
     load_s = time.perf_counter() - start

@@ -51,12 +51,12 @@ def run(
     """Continue a prompt. Text goes to stdout as it comes, timings go to stderr."""
     start = time.perf_counter()
     limit = options.answer_limit(max_tokens)
-    cache_type = options.cache_types(cache_type_k, cache_type_v)
     output.write("")  # fails now, not after the first token
     with opened(model) as opened_file:
         asking = time.perf_counter()
         text = _prompt(prompt, file)
         start += time.perf_counter() - asking  # it may come from somebody who types
+        cache_type = options.cache_types(cache_type_k, cache_type_v)
         params = options.sampling_params(context.params)
         decoder = options.load_model(opened_file)
     load_s = time.perf_counter() - start

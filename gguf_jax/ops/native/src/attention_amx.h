@@ -30,9 +30,6 @@ constexpr float SLACK = 8;             // a maximum that grows by less is left: 
 constexpr int TILE = 512;             // bfloat16 numbers; half as many floats
 constexpr int STEPS = FAST_KEYS / FAST_STEP;
 
-// GCC does not know that a tile load reads memory, and might store after it what it is to read.
-inline void stores_come_first() { asm volatile("" : : : "memory"); }
-
 // 32 floats as the sum of two rows of bfloat16; what is left is below 2^-17 of each.
 struct Split { __m512i high, low; };
 inline __m512i bf16_row(__m512 first, __m512 second) {

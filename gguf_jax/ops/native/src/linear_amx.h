@@ -32,6 +32,9 @@ inline void store_bf16_row(uint16_t* p, const float* x) {
     _mm512_storeu_si512(p, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + 16), _mm512_loadu_ps(x))));
 }
 
+// GCC does not know that a tile load reads memory, and might store after it what it is to read.
+inline void stores_come_first() { asm volatile("" : : : "memory"); }
+
 // [rows <= 16][columns] -> for each 32 columns a tile [16][32]; what is missing is zero.
 inline void bf16_tiles(const float* x, int64_t ldx, int64_t rows, int64_t columns, uint16_t* tiles) {
     const int64_t whole = columns / 32 * 32;
@@ -84,6 +87,7 @@ template <bool TWO_ROWS, bool TWO_PANELS, class F>
 inline void amx_block(const uint16_t* a0, const uint16_t* a1, const uint16_t* b0, const uint16_t* b1, int64_t steps,
                       bool add_to, float* c, int64_t ldc, F meanwhile) {
     const size_t stride = size_t(ldc) * 4;
+    stores_come_first();
     if (add_to) {
         _tile_loadd(0, c, stride);
         if (TWO_PANELS) _tile_loadd(1, c + 16, stride);
@@ -119,6 +123,7 @@ inline void amx_block(const uint16_t* a0, const uint16_t* a1, const uint16_t* b0
     if (TWO_PANELS) _tile_stored(1, c + 16, stride);
     if (TWO_ROWS) _tile_stored(2, c + 16 * ldc, stride);
     if (TWO_ROWS && TWO_PANELS) _tile_stored(3, c + 16 * ldc + 16, stride);
+    stores_come_first();
 }
 
 // All rows of x times a stretch, while `next` is decoded.
