@@ -8,23 +8,18 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
-import ml_dtypes
 import numpy as np
 from flax import nnx
 
 from gguf_jax import gguf, ops
 from gguf_jax.errors import GGUFError, GGUFJaxError
-from gguf_jax.formats.ggml_type import GGMLType
 from gguf_jax.gguf.text import printable
 from gguf_jax.models import Decoder, config_of
 from gguf_jax.nn import Embedding, Linear, variable
-from gguf_jax.quantized_array import QuantizedArray, Weight
+from gguf_jax.quantized_array import FLOATS, QuantizedArray, Weight
 
 Placement = jax.Device | jax.sharding.Sharding | Callable[[str, tuple[int, ...]], Any] | None
 """Where weights go: a device, a sharding for all of them, or a function of tensor name and shape that gives one."""
-
-FLOATS = {GGMLType.F32: np.float32, GGMLType.F16: np.float16, GGMLType.BF16: ml_dtypes.bfloat16}
-"""Types that become plain float arrays of that dtype."""
 
 SPLIT_BYTES = 1 << 26
 """Packed bytes that are split into planes at a time: bounds the host's temporaries, whatever a tensor's size."""

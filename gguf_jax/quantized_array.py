@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
 from gguf_jax.formats import FORMATS, BlockFormat
@@ -116,6 +117,9 @@ class QuantizedArray:
             return f"QuantizedArray({self.type.name}, planes={dict(self.planes)!r})"
         return f"QuantizedArray({self.type.name}, [{shape}], {self.bits_per_weight:g} bits per weight)"
 
+
+FLOATS = {GGMLType.F32: np.float32, GGMLType.F16: np.float16, GGMLType.BF16: ml_dtypes.bfloat16}
+"""Types that are plain float arrays of that dtype, as weights and in caches."""
 
 Weight = QuantizedArray | jax.Array
 """What an op takes as a weight: packed, or a float array of the same logical shape."""

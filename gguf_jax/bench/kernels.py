@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 
 from gguf_jax import ops
@@ -33,7 +32,7 @@ from gguf_jax.ops.linear import shapes as linear_shapes
 from gguf_jax.ops.linear.api import IMPLEMENTATIONS as LINEAR
 from gguf_jax.ops.take_rows import shapes as take_rows_shapes
 from gguf_jax.ops.take_rows.api import IMPLEMENTATIONS as TAKE_ROWS
-from gguf_jax.quantized_array import QuantizedArray, Weight
+from gguf_jax.quantized_array import FLOATS, QuantizedArray, Weight
 
 COLD_BYTES = 1 << 28
 """Of all copies together, where that are not more than `MOST_COPIES`."""
@@ -44,8 +43,6 @@ LOOKUPS = 16
 
 TINY = 1e-30
 """What a result counts for in the next call's x: enough for XLA to wait, nothing in float32."""
-
-FLOATS = {GGMLType.F32: np.float32, GGMLType.F16: np.float16, GGMLType.BF16: ml_dtypes.bfloat16}
 
 
 @dataclass(frozen=True)

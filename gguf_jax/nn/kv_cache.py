@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.formats import FORMATS, GGMLType
 from gguf_jax.formats.legacy import encode_q4_0, encode_q8_0
-from gguf_jax.quantized_array import QuantizedArray, Weight
+from gguf_jax.quantized_array import FLOATS, QuantizedArray, Weight
 
 CACHE_TYPES = {
     "f32": GGMLType.F32,
@@ -24,7 +24,6 @@ CACHE_TYPES = {
 
 DEFAULT_CACHE_TYPE = "f16"
 
-FLOATS = {GGMLType.F32: jnp.float32, GGMLType.F16: jnp.float16, GGMLType.BF16: jnp.bfloat16}
 ENCODERS = {GGMLType.Q8_0: encode_q8_0, GGMLType.Q4_0: encode_q4_0}
 
 CacheType = str | GGMLType | jax.typing.DTypeLike

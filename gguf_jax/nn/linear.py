@@ -56,13 +56,11 @@ class Embedding(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """`x / sqrt(mean(x^2) + eps) * weight` over the last axis, in float32, returned in the dtype of `x`."""
+    """`ops.rms_norm` with a `weight [features]`."""
 
     def __init__(self, features: int, eps: float) -> None:
         self.weight: nnx.Variable = nnx.Param(jnp.ones(features))
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(jnp.float32)
-        scaled = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
-        return (scaled * self.weight.get_value().astype(jnp.float32)).astype(x.dtype)
+        return ops.rms_norm(x, self.weight.get_value(), eps=self.eps)

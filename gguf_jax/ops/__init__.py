@@ -4,6 +4,7 @@ from gguf_jax.ops.attention import attention, attention_spans
 from gguf_jax.ops.linear import gated_linear, linear, linears
 from gguf_jax.ops.precision import Precision
 from gguf_jax.ops.prepare import Memory, prepare, prepare_blocks
+from gguf_jax.ops.rms_norm import rms_norm
 from gguf_jax.ops.rotate import rotate
 from gguf_jax.ops.take_rows import take_rows
 
@@ -17,6 +18,7 @@ __all__ = [
     "linears",
     "prepare",
     "prepare_blocks",
+    "rms_norm",
     "rotate",
     "take_rows",
 ]

@@ -5,20 +5,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType
 
 from gguf_jax.errors import Unsupported
-from gguf_jax.formats.ggml_type import GGMLType
 from gguf_jax.ops.native.panel_layout import PanelLayout
+from gguf_jax.quantized_array import FLOATS as PLAIN
 from gguf_jax.quantized_array import QuantizedArray, Weight
 
-PANELS, FLOATS = 0, -1
-FLOAT_TYPES = {
-    jnp.dtype(jnp.float32): GGMLType.F32,
-    jnp.dtype(jnp.float16): GGMLType.F16,
-    jnp.dtype(jnp.bfloat16): GGMLType.BF16,
-}
+PANELS, FLOATS = 0, -1  # kinds
+FLOAT_TYPES = {np.dtype(dtype): type for type, dtype in PLAIN.items()}
 
 
 class Operands(NamedTuple):

@@ -320,7 +320,7 @@ template <bool LOW> void fast_block_of(const Attention& a, int64_t b, int64_t g,
     const int64_t rows = std::min(a.length * shared - row, count), parts = (rows + FAST_ROWS - 1) / FAST_ROWS;
     const size_t bytes = parts * (FAST_ROWS * (4 * depth + 4 * depth_v) + sizeof(Fast)) +
                          FAST_KEYS * (4 * depth + 2 * depth_v + FAST_ROWS * (2 * 4 + 2)) + FAST_STEP * wide * 4;
-    char* next = static_cast<char*>(scratch(1, bytes));
+    char* next = static_cast<char*>(scratch(OF_KERNEL, bytes));
     const auto take = [&](size_t n) { return next += n, next - n; };
     auto* fast = reinterpret_cast<Fast*>(take(parts * sizeof(Fast)));
     auto* high = reinterpret_cast<uint16_t*>(take(FAST_KEYS * depth * 2));

@@ -62,7 +62,7 @@ void single_queries(const Attention& a, const AttentionKernels& kernels) {
     }
     const int64_t chunks = chunk_before[queries];
     // slot 0 is this thread's own for as long as the call lasts: kernels use slot 1
-    float* parts = static_cast<float*>(scratch(0, (chunks * a.groups * a.part() + 1) * 4));
+    float* parts = static_cast<float*>(scratch(OF_CALLER, (chunks * a.groups * a.part() + 1) * 4));
     const std::unique_ptr<std::atomic<int64_t>[]> done(new std::atomic<int64_t>[queries * a.groups]());
     const bool small = keys * a.heads * (a.k.depth + a.v.depth) < SMALL;
     spread(chunks * a.groups, small, [&](int64_t task, int) {

@@ -72,7 +72,7 @@ template <class LOAD, class T> inline void widen(const T* from, int64_t rows, in
 
 // The scales of all the rows at once: a load of a few at a time would wait for the stores that gather them.
 inline const float* widen_scales(const uint16_t* from, int64_t count) {
-    float* to = static_cast<float*>(scratch(2, static_cast<size_t>(padded(count)) * 4));
+    float* to = static_cast<float*>(scratch(OF_PANEL, static_cast<size_t>(padded(count)) * 4));
     widen(from, 1, count, to, 0, load_f16);
     return to;
 }
@@ -268,7 +268,7 @@ void block(const Attention& a, int64_t b, int64_t g, int64_t row) {
     const int64_t rows = a.length * shared - row < ROWS ? a.length * shared - row : ROWS;
     const int64_t wide = padded(depth > depth_v ? depth : depth_v);
     const size_t room = ROWS * wide + ROWS * depth + ROWS * depth_v + BLOCK_KEYS * (ROWS + padded(depth) + padded(depth_v));
-    float* plain = static_cast<float*>(scratch(1, room * 4));  // [ROWS][wide]
+    float* plain = static_cast<float*>(scratch(OF_KERNEL, room * 4));  // [ROWS][wide]
     float* q = plain + ROWS * wide;                            // [depth][ROWS]
     float* out = q + ROWS * depth;                             // [depth_v][ROWS]
     float* scores = out + ROWS * depth_v;                      // [BLOCK_KEYS][ROWS]
@@ -409,7 +409,7 @@ template <class F> inline void each_run(int64_t count, F f) {
 void chunk(const Attention& a, int64_t b, int64_t t, int64_t g, int64_t begin, int64_t end, float* part) {
     const int64_t shared = a.shared(), depth = padded(a.k.depth), depth_v = padded(a.v.depth), apart = depth_v + 2;
     const int64_t keys = end - begin, wide = depth > depth_v ? depth : depth_v;
-    float* q = static_cast<float*>(scratch(1, (shared * (depth + CHUNK) + QUERY_BLOCK_KEYS * wide) * 4));
+    float* q = static_cast<float*>(scratch(OF_KERNEL, (shared * (depth + CHUNK) + QUERY_BLOCK_KEYS * wide) * 4));
     float* scores = q + shared * depth;      // [shared][CHUNK]
     float* room = scores + shared * CHUNK;  // [QUERY_BLOCK_KEYS][wide]
 
@@ -450,7 +450,7 @@ void chunk(const Attention& a, int64_t b, int64_t t, int64_t g, int64_t begin, i
 
 void merge(const Attention& a, int64_t b, int64_t t, int64_t g, const float* parts, int64_t count) {
     const int64_t shared = a.shared(), depth = padded(a.v.depth), apart = depth + 2;
-    float* out = static_cast<float*>(scratch(1, depth * 4));
+    float* out = static_cast<float*>(scratch(OF_KERNEL, depth * 4));
     for (int64_t h = 0; h < shared; ++h) {
         const float* first = parts + h * apart;
         float most = LOWEST, total = 0.0f;

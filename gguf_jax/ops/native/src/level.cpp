@@ -5,6 +5,7 @@
 #include "levels.h"
 #include "limits_kernels.h"
 #include "linear_kernels.h"
+#include "norm_kernels.h"
 #include "rotate_kernels.h"
 
 #define GJ_STRING_(x) #x
@@ -15,7 +16,6 @@
 namespace gguf_jax {
 
 const Level GJ_JOIN(LEVEL_, GJ_LEVEL) = {
-    GJ_STRING(GJ_LEVEL), &GJ_LEVEL::LINEAR, &GJ_LEVEL::ATTENTION, &GJ_LEVEL::LIMITS,
-    &GJ_LEVEL::ROTATE};
+    GJ_STRING(GJ_LEVEL), &GJ_LEVEL::LINEAR, &GJ_LEVEL::ATTENTION, &GJ_LEVEL::LIMITS, &GJ_LEVEL::ROTATE, &GJ_LEVEL::NORM};
 
 }  // namespace gguf_jax

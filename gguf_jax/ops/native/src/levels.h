@@ -7,6 +7,7 @@ struct LinearKernels;     // linear.h
 struct AttentionKernels;  // attention.h
 struct LimitKernels;      // limits.h
 struct RotateKernels;     // rotate.h
+struct NormKernels;       // norm.h
 
 struct Level {
     const char* name;
@@ -14,6 +15,7 @@ struct Level {
     const AttentionKernels* attention;
     const LimitKernels* limits;
     const RotateKernels* rotate;
+    const NormKernels* norm;
 };
 
 extern const Level LEVEL_portable;

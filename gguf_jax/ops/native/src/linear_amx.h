@@ -149,7 +149,7 @@ template <class D>
 inline void amx_rows(D decoder, int count, int64_t columns, const uint16_t* tiles, int64_t m, float* c) {
     const TileConfig config;
     const int64_t row_tiles = (m + 15) / 16, tiles_of_row = columns / 32, ldc = 16 * count;
-    uint16_t* memory = static_cast<uint16_t*>(scratch(1, 4 * AMX_COLUMNS * 32));
+    uint16_t* memory = static_cast<uint16_t*>(scratch(OF_KERNEL, 4 * AMX_COLUMNS * 32));
     Stretch<D> stretches[2] = {{decoder, memory}, {decoder, memory + 2 * AMX_COLUMNS * 16}};
     auto begin = [&](Stretch<D>& s, int64_t k, int p) {
         s.begin(p, std::min(2, count - p), k, std::min(columns, k + AMX_COLUMNS));

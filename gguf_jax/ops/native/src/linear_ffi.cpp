@@ -14,12 +14,9 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-enum Precision : int64_t { EXACT = 0, FAST = 1 };
-
 constexpr int MOST_WEIGHTS = 8;
 constexpr int64_t MOST_ROWS = 512;  // rows of x at a time: what the caches are filled for
 constexpr int64_t FEW_ROWS = 8;     // up to so many the weight is read once from memory and the rows come along
-constexpr int CALLER_X = 0, OUT = 2, PANEL = 3;  // slots of `scratch` (1 is the kernels' own)
 
 // The rows of x in the form that a product wants them.
 struct Activations {
@@ -36,13 +33,13 @@ struct Plan {
     const LinearKernels* k;
     const Weight* weights;
     int count;
-    int64_t precision;
+    bool fast;           // see `ops.Precision`
     bool silu;           // one result: silu(weights[0] x) * (weights[1] x)
     float* const* y;     // one for each weight, [rows][weight.rows]
 };
 
 Form form_of(const Plan& plan, const Weight& w, int64_t rows) {
-    if (plan.precision == EXACT) return Form::Float;
+    if (!plan.fast) return Form::Float;
     const bool tiles = plan.k->bf16_rows && rows > FEW_ROWS;
     if (w.kind == Weight::FLOATS) return tiles ? Form::Tiles : Form::Float;
     return tiles ? Form::Tiles : Form::Int8;
@@ -61,7 +58,7 @@ void prepare(const Plan& plan, Activations& a) {
     const size_t m = size_t(a.rows), n = size_t(a.columns);
     if (int8) {
         const size_t q = aligned(m * n), d = aligned(m * (n / 32) * 4), sums = aligned(m * (n / 16) * 4);
-        char* memory = static_cast<char*>(scratch(CALLER_X, q + d + sums));
+        char* memory = static_cast<char*>(scratch(OF_CALLER, q + d + sums));
         auto* q8 = reinterpret_cast<int8_t*>(memory);
         auto* d32 = reinterpret_cast<float*>(memory + q);
         auto* s32 = reinterpret_cast<int32_t*>(memory + q + d);
@@ -78,7 +75,7 @@ void prepare(const Plan& plan, Activations& a) {
     }
     if (tiles) {
         const int64_t row_tiles = (a.rows + 15) / 16, wide = (a.columns + 31) / 32 * 32;
-        auto* memory = static_cast<uint16_t*>(scratch(CALLER_X, size_t(row_tiles) * 16 * size_t(wide) * 2));
+        auto* memory = static_cast<uint16_t*>(scratch(OF_CALLER, size_t(row_tiles) * 16 * size_t(wide) * 2));
         auto tile = [&](int64_t t, int) {
             plan.k->bf16_tiles(a.x + 16 * t * a.columns, a.columns, std::min<int64_t>(16, a.rows - 16 * t), a.columns,
                                memory + 16 * t * wide);
@@ -103,11 +100,10 @@ void multiply_panels(const Plan& plan, const Weight& w, const Activations& a, co
 // c[rows][16 count] = x times panels [first, first + count) of w. Rows of c past the last may be written up to a
 // multiple of 16.
 void multiply(const Plan& plan, const Weight& w, const Activations& a, int64_t first, int count, float* c) {
-    const LinearKernels& k = *plan.k;
-    const Form form = form_of(plan, w, a.rows);
     if (w.kind == Weight::FLOATS) {
         const FloatRows rows = w.floats(first * LANES, std::min<int64_t>(w.rows - first * LANES, count * LANES));
-        if (form == Form::Tiles) return k.bf16_rows_float(rows, a.tiles, a.rows, c);
+        const LinearKernels& k = *plan.k;
+        if (form_of(plan, w, a.rows) == Form::Tiles) return k.bf16_rows_float(rows, a.tiles, a.rows, c);
         if (a.rows > FEW_ROWS) return k.f32_rows_float(rows, a.x, a.columns, a.rows, c);
         for (int64_t r = 0; r < a.rows; r += 4)
             k.float_dot(rows, a.x + r * a.columns, a.columns, std::min<int64_t>(4, a.rows - r), c + r * count * LANES,
@@ -115,7 +111,7 @@ void multiply(const Plan& plan, const Weight& w, const Activations& a, int64_t f
         return;
     }
     uint8_t* memory =
-        w.kind == Weight::PANELS ? nullptr : static_cast<uint8_t*>(scratch(PANEL, size_t(count) * w.panel_size));
+        w.kind == Weight::PANELS ? nullptr : static_cast<uint8_t*>(scratch(OF_PANEL, size_t(count) * w.panel_size));
     multiply_panels(plan, w, a, w.some(first, count, memory), c);
 }
 
@@ -129,7 +125,7 @@ void write(const Plan& plan, const Weight& w, int64_t rows, int64_t first, int c
 void piece(const Plan& plan, int i, const Activations& a, int64_t first_row, int64_t first, int count) {
     const Weight& w = plan.weights[i];
     const int64_t size = (a.rows + 15) / 16 * 16 * count * LANES;
-    float* c = static_cast<float*>(scratch(OUT, size_t(size) * 4 * (plan.silu ? 2 : 1)));
+    float* c = static_cast<float*>(scratch(OF_RESULT, size_t(size) * 4 * (plan.silu ? 2 : 1)));
     float* y = plan.y[i] + first_row * w.rows;
     if (!plan.silu) {
         multiply(plan, w, a, first, count, c);
@@ -179,7 +175,7 @@ void run(const Plan& plan, Activations& a, int64_t first_row) {
 ffi::Error bad(const std::string& message) { return ffi::Error(ffi::ErrorCode::kInvalidArgument, "linear: " + message); }
 
 ffi::Error linear(ffi::RemainingArgs args, ffi::RemainingRets rets, ffi::Span<const int64_t> types,
-                  ffi::Span<const int64_t> kinds, ffi::Span<const int64_t> rows, int64_t precision, bool silu) {
+                  ffi::Span<const int64_t> kinds, ffi::Span<const int64_t> rows, bool fast, bool silu) {
     const size_t count = types.size();
     if (count < 1 || count > MOST_WEIGHTS || kinds.size() != count || rows.size() != count || (silu && count != 2))
         return bad("malformed attributes");
@@ -203,7 +199,7 @@ ffi::Error linear(ffi::RemainingArgs args, ffi::RemainingRets rets, ffi::Span<co
             return bad("a result of an unexpected shape");
         y[i] = static_cast<float*>((*ret)->untyped_data());
     }
-    const Plan plan{level().linear, weights, int(count), precision, silu, y};
+    const Plan plan{level().linear, weights, int(count), fast, silu, y};
     for (int64_t r = 0; r < m; r += MOST_ROWS) {
         Activations a{static_cast<const float*>(x.untyped_data()) + r * columns, std::min(MOST_ROWS, m - r), columns};
         run(plan, a, r);
@@ -222,5 +218,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(gguf_jax_linear, gguf_jax::linear,
                                   .Attr<xla::ffi::Span<const int64_t>>("types")
                                   .Attr<xla::ffi::Span<const int64_t>>("kinds")
                                   .Attr<xla::ffi::Span<const int64_t>>("rows")
-                                  .Attr<int64_t>("precision")
+                                  .Attr<bool>("fast")
                                   .Attr<bool>("silu"));

@@ -27,7 +27,6 @@ constexpr int PANELS = 1, INT8_ROWS = 2, F32_ROWS = 4;
 constexpr int64_t INT8_COLUMNS = 1024;  // columns of decoded codes that stay in the first-level cache
 constexpr int64_t AHEAD = 2048;         // bytes of codes that are asked for before they are needed
 constexpr int64_t F32_COLUMNS = 256;
-enum Slot { SLOT_CODES = 1, SLOT_CALLER = 0, SLOT_OUT = 2, SLOT_PANEL = 3 };
 
 // Round to int8. amax is compared as an integer, for which NaN > infinity > every number.
 inline void quantize(const float* x, int64_t columns, int8_t* q, float* d, int32_t* sums) {
@@ -180,7 +179,7 @@ template <class F, int P>
 inline void int8_some(const Panels& w, int first_panel, const Int8Rows& x, int64_t m, float* c, int64_t ldc) {
     constexpr int64_t GROUPS = INT8_COLUMNS / 16;
     constexpr size_t CODES = INT8_COLUMNS * 16, BYTES = CODES + 2 * GROUPS * 64;
-    uint8_t* memory = static_cast<uint8_t*>(scratch(SLOT_CODES, P * BYTES));
+    uint8_t* memory = static_cast<uint8_t*>(scratch(OF_KERNEL, P * BYTES));
     for (int64_t k = 0; k < w.columns; k += INT8_COLUMNS) {
         const int64_t last = std::min(w.columns, k + INT8_COLUMNS);
         Codes codes[P];
@@ -250,7 +249,7 @@ inline void f32_blocks(const float* const* w, const float* x, int64_t ldx, int64
 template <int P, class D>
 inline void f32_some(D decoder, int first_panel, int64_t columns, const float* x, int64_t ldx, int64_t m, float* c,
                      int64_t ldc) {
-    float* memory = static_cast<float*>(scratch(SLOT_CODES, P * F32_COLUMNS * 64));
+    float* memory = static_cast<float*>(scratch(OF_KERNEL, P * F32_COLUMNS * 64));
     for (int64_t k = 0; k < columns; k += F32_COLUMNS) {
         const int64_t last = std::min(columns, k + F32_COLUMNS);
         const float* w[P];
@@ -299,7 +298,7 @@ inline void bf16_rows(const Panels& w, const uint16_t* tiles, int64_t m, float* 
 
 inline void bf16_rows_float(const FloatRows& w, const uint16_t* tiles, int64_t m, float* c) {
     auto decoder = [&](int p, int64_t first, int64_t last, uint16_t* out) {
-        float* floats = static_cast<float*>(scratch(SLOT_PANEL, size_t(last - first) * 64));
+        float* floats = static_cast<float*>(scratch(OF_PANEL, size_t(last - first) * 64));
         lanes_of_rows(w, 16 * p, first, std::min(last, w.columns), floats);
         for (int64_t k = w.columns; k < last; ++k) std::memset(floats + 16 * (k - first), 0, 64);
         for (int64_t k = 0; k < last - first; k += 2, out += 32)

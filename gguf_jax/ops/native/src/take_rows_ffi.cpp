@@ -13,8 +13,6 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-constexpr int OUT = 2, PANEL = 3;  // slots of `scratch`
-
 ffi::Error bad(const std::string& message) {
     return ffi::Error(ffi::ErrorCode::kInvalidArgument, "take_rows: " + message);
 }
@@ -22,7 +20,7 @@ ffi::Error bad(const std::string& message) {
 // y[lane] from a panel, for the lanes that are asked for (a null one is not).
 void lanes_of(const Weight& w, const uint8_t* panel, float* const* y) {
     constexpr int64_t STEP = 256;
-    float* c = static_cast<float*>(scratch(OUT, STEP * LANES * 4));
+    float* c = static_cast<float*>(scratch(OF_RESULT, STEP * LANES * 4));
     for (int64_t k = 0; k < w.columns; k += STEP) {
         const int64_t n = std::min(STEP, w.columns - k);
         level().linear->decode(w.type, panel, w.columns, k, k + n, c);
@@ -64,7 +62,7 @@ ffi::Error take_rows(ffi::RemainingArgs args, ffi::Result<ffi::Buffer<ffi::F32>>
                 picked[r] = i < count ? clamped(i) : -1;
                 if (i < count) lane[r] = y + i * columns;
             }
-            auto* panel = static_cast<uint8_t*>(scratch(PANEL, w.panel_size));
+            auto* panel = static_cast<uint8_t*>(scratch(OF_PANEL, w.panel_size));
             pack(w.type, w.planes, picked, columns, panel);
             lanes_of(w, panel, lane);
         };

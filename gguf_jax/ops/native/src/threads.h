@@ -26,7 +26,13 @@ void set_thread_count(int n);
 void parallel(int64_t count, Task task);
 
 // Memory of this thread, aligned to 64 bytes, at least `bytes` long, contents undefined; valid until the thread asks
-// again with the same `slot` (0..3).
+// again with the same slot.
+enum Slot : int {
+    OF_CALLER,  // what a call holds for all of its tasks
+    OF_KERNEL,
+    OF_RESULT,
+    OF_PANEL,   // rows that are packed or unpacked on the way
+};
 void* scratch(int slot, size_t bytes);
 
 }  // namespace gguf_jax
