@@ -5,11 +5,18 @@
 
 namespace gguf_jax {
 
-// Activations rounded to int8 in blocks of 32: x[m][k] is about d[m][k / 32] * q[m][k].
+// What belongs to 32 rounded activations: x is about d * q. The sums are whole numbers.
+struct Int8Block {
+    float d;           // NaN where a block holds a value that is not finite
+    float sum;         // of q
+    float halves[2];   // the same of the first and the last 16
+};
+
+// Activations rounded to int8 in blocks of 32.
 struct Int8Rows {
-    const int8_t* q;       // [m][columns]
-    const float* d;        // [m][columns / 32]; NaN where a block holds a value that is not finite
-    const int32_t* sums;   // [m][columns / 16], sums of q
+    const int8_t* q;          // [m][columns]
+    const Int8Block* blocks;  // [m][columns / 32]
+    const int16_t* pairs;     // [m][columns], q with the middle two of four exchanged; null where the level needs none
 };
 
 // Some panels of a packed weight, the same type and columns for all.
@@ -31,8 +38,9 @@ struct FloatRows {
 
 // Every `c` is [m][count * 16] row-major, written; the count of a float weight is its rows / 16 rounded up.
 struct LinearKernels {
-    // Round one row, see Int8Rows.
-    void (*quantize)(const float* x, int64_t columns, int8_t* q, float* d, int32_t* sums);
+    bool pairs;  // whether int8_rows reads Int8Rows::pairs
+    // Round one row, see Int8Rows; `pairs` may be null.
+    void (*quantize)(const float* x, int64_t columns, int8_t* q, Int8Block* blocks, int16_t* pairs);
     // fast, one row of x: c[16] = panel * x.
     void (*int8_row)(int type, const uint8_t* panel, int64_t columns, const Int8Rows& x, float* c);
     // fast, `m` rows of x.

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "api.h"
 #include "levels.h"
@@ -57,21 +58,22 @@ void prepare(const Plan& plan, Activations& a) {
     }
     const size_t m = size_t(a.rows), n = size_t(a.columns);
     if (int8) {
-        const size_t q = aligned(m * n), d = aligned(m * (n / 32) * 4), sums = aligned(m * (n / 16) * 4);
-        char* memory = static_cast<char*>(scratch(OF_CALLER, q + d + sums));
+        const size_t q = aligned(m * n), blocks = aligned(m * (n / 32) * sizeof(Int8Block));
+        const bool pairs = plan.k->pairs && m > 1;
+        char* memory = static_cast<char*>(scratch(OF_CALLER, q + blocks + (pairs ? 2 * m * n : 0)));
         auto* q8 = reinterpret_cast<int8_t*>(memory);
-        auto* d32 = reinterpret_cast<float*>(memory + q);
-        auto* s32 = reinterpret_cast<int32_t*>(memory + q + d);
+        auto* of32 = reinterpret_cast<Int8Block*>(memory + q);
+        auto* p16 = pairs ? reinterpret_cast<int16_t*>(memory + q + blocks) : nullptr;
         auto row = [&](int64_t r, int) {
-            plan.k->quantize(a.x + r * a.columns, a.columns, q8 + r * a.columns, d32 + r * (a.columns / 32),
-                             s32 + r * (a.columns / 16));
+            plan.k->quantize(a.x + r * a.columns, a.columns, q8 + r * a.columns, of32 + r * (a.columns / 32),
+                             pairs ? p16 + r * a.columns : nullptr);
         };
         if (a.rows <= 2) {
             for (int64_t r = 0; r < a.rows; ++r) row(r, 0);
         } else {
             parallel(a.rows, row);
         }
-        a.int8 = {q8, d32, s32};
+        a.int8 = {q8, of32, p16};
     }
     if (tiles) {
         const int64_t row_tiles = (a.rows + 15) / 16, wide = (a.columns + 31) / 32 * 32;
@@ -148,28 +150,38 @@ void piece(const Plan& plan, int i, const Activations& a, int64_t first_row, int
     }
 }
 
+// Where the pieces of `all` panels begin, and where the last one ends.
+//
+// Many rows: the sums of a piece stay in the second-level cache beside what is multiplied; 16 panels of 512 rows are
+// 512 KiB. Few rows wait for memory, which is read best in long stretches, but on the last piece all threads but one wait:
+// so pieces become shorter, each a share of what is left.
+std::vector<int64_t> pieces_of(int64_t all, int64_t rows, bool silu) {
+    const int64_t threads = thread_count(), most = silu ? Panels::MOST / 2 : Panels::MOST;
+    std::vector<int64_t> starts{0};
+    for (int64_t at = 0; at < all; starts.push_back(at)) {
+        int64_t step = (all - at + 2 * threads - 1) / (2 * threads);
+        if (rows > FEW_ROWS) step = std::min((step + 1) / 2 * 2, most);
+        at = std::min(all, at + step);
+    }
+    return starts;
+}
+
 void run(const Plan& plan, Activations& a, int64_t first_row) {
     prepare(plan, a);
-    // Many rows: the sums of a piece stay in the second-level cache beside what is multiplied; 16 panels of 512 rows are
-    // 512 KiB. Few rows wait for memory, which is read best in long stretches: as few pieces as keep the threads even.
-    int64_t all = 0;
-    for (int i = 0; i < plan.count; ++i) all += plan.weights[i].panels();
-    const int64_t most = a.rows <= FEW_ROWS ? 1 << 20 : plan.silu ? Panels::MOST / 2 : Panels::MOST;
-    const int64_t pieces = int64_t(thread_count()) * 4;
-    int64_t step = std::clamp<int64_t>((all + pieces - 1) / pieces, 1, most);
-    if (a.rows > FEW_ROWS) step = std::min<int64_t>((step + 1) / 2 * 2, most);
     const int outputs = plan.silu ? 1 : plan.count;
-    int64_t starts[MOST_WEIGHTS + 1] = {0};
-    for (int i = 0; i < outputs; ++i) starts[i + 1] = starts[i] + (plan.weights[i].panels() + step - 1) / step;
+    int64_t first_of[MOST_WEIGHTS + 1] = {0};  // panel of each weight, counted through all
+    for (int i = 0; i < outputs; ++i) first_of[i + 1] = first_of[i] + plan.weights[i].panels();
+    const std::vector<int64_t> starts = pieces_of(first_of[outputs], a.rows, plan.silu);
     auto task = [&](int64_t t, int) {
         int i = 0;
-        while (t >= starts[i + 1]) ++i;
-        const Weight& w = plan.weights[i];
-        const int64_t begin = (t - starts[i]) * step, end = std::min(begin + step, w.panels());
-        for (int64_t first = begin; first < end; first += Panels::MOST)
-            piece(plan, i, a, first_row, first, int(std::min<int64_t>(Panels::MOST, end - first)));
+        for (int64_t at = starts[size_t(t)], end = starts[size_t(t) + 1]; at < end;) {
+            while (at >= first_of[i + 1]) ++i;
+            const int64_t stop = std::min({end, first_of[i + 1], at + Panels::MOST / (plan.silu ? 2 : 1)});
+            piece(plan, i, a, first_row, at - first_of[i], int(stop - at));
+            at = stop;
+        }
     };
-    parallel(starts[outputs], task);
+    parallel(int64_t(starts.size()) - 1, task);
 }
 
 ffi::Error bad(const std::string& message) { return ffi::Error(ffi::ErrorCode::kInvalidArgument, "linear: " + message); }

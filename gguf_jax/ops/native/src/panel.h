@@ -59,7 +59,7 @@ struct Facts {
         SCALE == Scale::Half ? 32 : SCALE == Scale::HalfMin ? 64 :
         SCALE == Scale::Byte || SCALE == Scale::SignedByte ? 32 + 16 * GROUPS :
         SCALE == Scale::ByteMin ? 64 + 32 * GROUPS : 16 * GROUPS;
-    static constexpr bool TABLE = false, WIDE = BITS_ == 8;
+    static constexpr bool TABLE = false;
     static constexpr float FACTOR = 1.0f;
     static constexpr Table VALUES{};
 };
@@ -124,11 +124,11 @@ template <int GROUP> struct IQ1 : Facts<256, 3, GROUP, Scale::Byte, 16> {
 template <> struct Format<IQ1_S> : IQ1<32> {};
 template <> struct Format<IQ1_M> : IQ1<16> {};
 template <> struct Format<IQ4_NL> : Facts<32, 4, 32, Scale::Half, 128> {
-    static constexpr bool TABLE = true, WIDE = true;
+    static constexpr bool TABLE = true;
     static constexpr Table VALUES = shifted(IQ4_LEVELS, 128);
 };
 template <> struct Format<IQ4_XS> : Facts<256, 4, 32, Scale::SignedByte, 128> {
-    static constexpr bool TABLE = true, WIDE = true;
+    static constexpr bool TABLE = true;
     static constexpr Table VALUES = shifted(IQ4_LEVELS, 128);
 };
 template <> struct Format<TQ1_0> : Facts<256, 2, 256, Scale::Half, 1> {};
@@ -159,6 +159,14 @@ template <class F> inline bool with_format(int type, F&& f) {
 #undef GJ_CASE
         default: return false;
     }
+}
+
+// The greatest byte that a code of a type stands for.
+template <class F> constexpr int most_value() {
+    if (!F::TABLE) return (1 << F::BITS) - 1;
+    int most = 0;
+    for (int i = 0; i < 1 << F::BITS; ++i) most = F::VALUES.value[i] > most ? F::VALUES.value[i] : most;
+    return most;
 }
 
 constexpr size_t aligned64(size_t n) { return (n + 63) / 64 * 64; }

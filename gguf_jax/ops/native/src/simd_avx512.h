@@ -73,6 +73,7 @@ inline U8 bytes_repeat16(const uint8_t* p) {
 }
 inline U8 operator&(U8 a, U8 b) { return {_mm512_and_si512(a.v, b.v)}; }
 inline U8 operator|(U8 a, U8 b) { return {_mm512_or_si512(a.v, b.v)}; }
+inline U8 operator^(U8 a, U8 b) { return {_mm512_xor_si512(a.v, b.v)}; }
 template <int N> inline U8 shift_right16(U8 a) { return {_mm512_srli_epi16(a.v, N)}; }
 template <int N> inline U8 shift_left16(U8 a) { return {_mm512_slli_epi16(a.v, N)}; }
 inline U8 lookup16(U8 table, U8 index) { return {_mm512_shuffle_epi8(table.v, index.v)}; }

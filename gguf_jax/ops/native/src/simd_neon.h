@@ -92,6 +92,7 @@ inline U8 bytes_repeat16(const uint8_t* p) {
 }
 inline U8 operator&(U8 a, U8 b) { return four<U8>([&](int i) { return vandq_u8(a.v[i], b.v[i]); }); }
 inline U8 operator|(U8 a, U8 b) { return four<U8>([&](int i) { return vorrq_u8(a.v[i], b.v[i]); }); }
+inline U8 operator^(U8 a, U8 b) { return four<U8>([&](int i) { return veorq_u8(a.v[i], b.v[i]); }); }
 template <int N> inline U8 shift_right16(U8 a) {
     if constexpr (N == 0) return a;  // the instruction has no shift by nothing
     else return four<U8>([&](int i) { return vreinterpretq_u8_u16(vshrq_n_u16(vreinterpretq_u16_u8(a.v[i]), N)); });

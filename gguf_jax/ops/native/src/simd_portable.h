@@ -109,6 +109,7 @@ inline U8 bytes_set1(uint8_t x) { U8 r; std::memset(r.v, x, 64); return r; }
 inline U8 bytes_repeat16(const uint8_t* p) { U8 r; for (int i = 0; i < 64; ++i) r.v[i] = p[i & 15]; return r; }
 inline U8 operator&(U8 a, U8 b) { U8 r; for (int i = 0; i < 64; ++i) r.v[i] = a.v[i] & b.v[i]; return r; }
 inline U8 operator|(U8 a, U8 b) { U8 r; for (int i = 0; i < 64; ++i) r.v[i] = a.v[i] | b.v[i]; return r; }
+inline U8 operator^(U8 a, U8 b) { U8 r; for (int i = 0; i < 64; ++i) r.v[i] = a.v[i] ^ b.v[i]; return r; }
 // Shift every 16-bit element: bits cross from one byte into its neighbour, so mask what is kept.
 template <int N> inline U8 shift_right16(U8 a) {
     U8 r;
