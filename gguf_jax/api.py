@@ -8,6 +8,7 @@ from typing import Any
 from gguf_jax import checkpoint, gguf
 from gguf_jax.bundled import bundled_model
 from gguf_jax.errors import GGUFError, GGUFJaxError
+from gguf_jax.generation import compilation_cache
 from gguf_jax.models import Decoder
 from gguf_jax.nn.kv_cache import DEFAULT_CACHE_TYPE, CacheType, cache_types
 from gguf_jax.tokenizers.from_file import tokenizer
@@ -44,6 +45,7 @@ def load(
             model has rows, is an error only when it is used.
     """
     cache_type = cache_types(cache_type)
+    compilation_cache.enable()  # for `model(tokens)` as for an Engine
     if not isinstance(file, gguf.GGUFFile):
         with gguf.read(bundled_model() if file is None else file) as opened:
             return load(opened, cache_type=cache_type, **options)

@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=SOURCE, help="folder that the library goes to")
     parser.add_argument("--folder", type=Path, help="folder to compile in; default: below build")
     parser.add_argument("--sanitize", action="store_true", help="with the address and undefined-behaviour sanitizers")
+    parser.add_argument("--target", action="append", default=[], help="another target to make, such as runner")
     parser.add_argument("options", nargs="*", help="more options for CMake, after --")
     args = parser.parse_args()
     if not wanted():
@@ -108,7 +109,10 @@ def main() -> None:
         return
     folder = args.folder or SOURCE.parents[2] / "build" / ("native-sanitize" if args.sanitize else "native")
     try:
-        print(place(build(folder, sanitize=args.sanitize, options=args.options), args.to))
+        made = build(folder, sanitize=args.sanitize, options=args.options)
+        if args.target:
+            build(folder, sanitize=args.sanitize, targets=args.target, options=args.options)
+        print(place(made, args.to))
     except NotBuilt as reason:
         if required():
             sys.exit(f"error: GGUF_JAX_NATIVE=require: native kernels: {reason}")

@@ -13,6 +13,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from typing import Any
 
 import jax
@@ -30,6 +32,10 @@ from gguf_jax.ops.attention import shapes as attention_shapes
 from gguf_jax.ops.attention.api import IMPLEMENTATIONS as ATTENTION
 from gguf_jax.ops.linear import shapes as linear_shapes
 from gguf_jax.ops.linear.api import IMPLEMENTATIONS as LINEAR
+from gguf_jax.ops.rms_norm import shapes as rms_norm_shapes
+from gguf_jax.ops.rms_norm.api import IMPLEMENTATIONS as RMS_NORM
+from gguf_jax.ops.rotate import shapes as rotate_shapes
+from gguf_jax.ops.rotate.api import IMPLEMENTATIONS as ROTATE
 from gguf_jax.ops.take_rows import shapes as take_rows_shapes
 from gguf_jax.ops.take_rows.api import IMPLEMENTATIONS as TAKE_ROWS
 from gguf_jax.quantized_array import FLOATS, QuantizedArray, Weight
@@ -100,8 +106,7 @@ class Chosen:
         Raises:
             GGUFJaxError: something is named that there is not.
         """
-        names = {name for module in (linear_shapes, attention_shapes, take_rows_shapes) for name in module.SHAPES}
-        implementations = {*LINEAR, *ATTENTION, *TAKE_ROWS}
+        implementations = {*LINEAR, *ATTENTION, *TAKE_ROWS, *RMS_NORM, *ROTATE}
         types = [type.name for type in GGMLType if type in FORMATS]
         for option, values, known in (
             ("--op", self.ops, list(OPS)),
@@ -112,8 +117,8 @@ class Chosen:
                 if value not in known:
                     raise GGUFJaxError(f"{option}: expected one of {', '.join(known)}, found {value!r}")
         for pattern in self.shapes:
-            if not fnmatch.filter(names, pattern):
-                raise GGUFJaxError(f"--shape: expected a pattern of {', '.join(sorted(names))}, found {pattern!r}")
+            if not fnmatch.filter(SHAPES, pattern):
+                raise GGUFJaxError(f"--shape: expected a pattern of {', '.join(sorted(SHAPES))}, found {pattern!r}")
 
     def of_shapes(self, shapes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         for name, shape in shapes.items():
@@ -140,29 +145,41 @@ def timings(chosen: Chosen, on_case: Callable[[str], None] = lambda what: None) 
         yield from OPS[op](chosen, on_case)
 
 
-def linear(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing]:
-    for shape_name, shape in chosen.of_shapes(linear_shapes.SHAPES):
+def _linear(
+    op: str, call_of: Callable[..., jax.Array], shapes: dict[str, Any], chosen: Chosen, on_case: Callable[[str], None]
+) -> Iterator[Timing]:
+    """`call_of(x, weights, precision=..., implementation=...)` with every type and shape."""
+    for shape_name, shape in chosen.of_shapes(shapes):
         for type in chosen.of_types(WEIGHT_TYPES):
             if shape.inputs % FORMATS[type].block_size:
                 continue
-            on_case(f"linear {type.name} {shape_name}: making a weight")
-            blocks = _blocks(type, shape.outputs, shape.inputs)
+            on_case(f"{op} {type.name} {shape_name}: making weights")
+            blocks = [_blocks(type, outputs, shape.inputs) for outputs in shape.outputs]
+            nbytes = sum(each.nbytes for each in blocks)
             for name in chosen.of_implementations(list(LINEAR)):
-                w = _weight(blocks, type, name)
+                weights = [_weight(each, type, name) for each in blocks]
                 for precision in chosen.precisions:
+                    call = partial(call_of, precision=precision, implementation=name)
                     for rows in chosen.rows or shape.rows:
-                        on_case(f"linear {type.name} {shape_name} rows {rows} {name} {precision}")
-                        x = _normal(rows, shape.inputs)
-
-                        def call(x: jax.Array, w: Weight, name: str = name, precision: Any = precision) -> jax.Array:
-                            return ops.linear(x, w, precision=precision, implementation=name)
-
-                        seconds = _seconds(call, x, w, blocks.nbytes, chosen.seconds)
+                        on_case(f"{op} {type.name} {shape_name} rows {rows} {name} {precision}")
+                        seconds = _seconds(call, _normal(rows, shape.inputs), weights, nbytes, chosen.seconds)
                         if seconds is not None:
-                            operations = 2.0 * rows * shape.outputs * shape.inputs
-                            nbytes = blocks.nbytes
-                            case = "linear", type.name, shape_name, rows, name, precision
+                            operations = 2.0 * rows * sum(shape.outputs) * shape.inputs
+                            case = op, type.name, shape_name, rows, name, precision
                             yield Timing(*case, seconds, nbytes, operations, _limits())
+
+
+def _linears(x: jax.Array, weights: list[Weight], **options: Any) -> jax.Array:
+    return jnp.concatenate(ops.linears(x, weights, **options), axis=-1)
+
+
+def _gated_linear(x: jax.Array, weights: list[Weight], **options: Any) -> jax.Array:
+    return ops.gated_linear(x, *weights, **options)
+
+
+linear = partial(_linear, "linear", _linears, linear_shapes.SHAPES)
+linears = partial(_linear, "linears", _linears, linear_shapes.TOGETHER)
+gated_linear = partial(_linear, "gated_linear", _gated_linear, linear_shapes.GATED)
 
 
 def attention(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing]:
@@ -176,21 +193,18 @@ def attention(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing
             nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves(cache))
             positions = filled[:, -s.queries :]
             seen = s.queries * s.span - s.queries * (s.queries - 1) // 2
-            for name in chosen.of_implementations(list(ATTENTION)):
-                on_case(f"attention {type.name} {shape_name} {name}")
+            for name, precision in product(chosen.of_implementations(list(ATTENTION)), chosen.precisions):
+                on_case(f"attention {type.name} {shape_name} {name} {precision}")
 
-                def call(
-                    q: jax.Array, kv: Any, name: str = name, positions: jax.Array = positions, s: Any = s
-                ) -> jax.Array:
-                    return ops.attention(
-                        q, kv[0], kv[1], positions, scale=s.depth**-0.5, span=s.span, implementation=name
-                    )
+                def call(q: jax.Array, kv: Any, s: Any = s, positions: Any = positions, **options: Any) -> jax.Array:
+                    return ops.attention(q, kv[0], kv[1], positions, scale=s.depth**-0.5, span=s.span, **options)
 
                 q = _normal(1, s.queries, s.heads, s.depth)
-                seconds = _seconds(call, q, cache, nbytes, chosen.seconds)
+                chosen_call = partial(call, precision=precision, implementation=name)
+                seconds = _seconds(chosen_call, q, cache, nbytes, chosen.seconds)
                 if seconds is not None:
                     operations = 4.0 * s.heads * s.depth * seen
-                    case = "attention", type.name, shape_name, s.queries, name, "exact"
+                    case = "attention", type.name, shape_name, s.queries, name, precision
                     yield Timing(*case, seconds, nbytes, operations, _limits())
 
 
@@ -212,7 +226,57 @@ def take_rows(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing
                         yield Timing(*case, seconds, nbytes, 0.0, _limits())
 
 
-OPS = {"linear": linear, "attention": attention, "take_rows": take_rows}
+def rms_norm(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing]:
+    for shape_name, shape in chosen.of_shapes(rms_norm_shapes.SHAPES):
+        weight = _normal(shape.features)
+        for name, rows in product(chosen.of_implementations(list(RMS_NORM)), chosen.rows or shape.rows):
+            on_case(f"rms_norm {shape_name} rows {rows} {name}")
+            x = _normal(rows, shape.features)
+            seconds = _seconds(
+                partial(ops.rms_norm, eps=1e-6, implementation=name), x, weight, x.nbytes, chosen.seconds
+            )
+            if seconds is not None:  # read and written; a square and its sum, two products
+                case = "rms_norm", "F32", shape_name, rows, name, "exact"
+                yield Timing(*case, seconds, 2 * x.nbytes, 4.0 * x.size, _limits())
+
+
+def rotate(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing]:
+    for shape_name, shape in chosen.of_shapes(rotate_shapes.SHAPES):
+        for name, rows in product(chosen.of_implementations(list(ROTATE)), chosen.rows or shape.rows):
+            on_case(f"rotate {shape_name} rows {rows} {name}")
+            query_heads, heads = shape.heads
+            x = _normal(1, rows, query_heads + heads, shape.depth)
+            angles = [_normal(1, rows, shape.depth // 2, seed=seed) for seed in (1, 2)]
+
+            def call(x: jax.Array, angles: Any, split: int = query_heads, name: str = name) -> jax.Array:
+                both = [x[:, :, :split], x[:, :, split:]]
+                turned = ops.rotate(both, *angles, interleaved=False, implementation=name)
+                return jnp.concatenate(turned, axis=2)
+
+            seconds = _seconds(call, x, angles, x.nbytes, chosen.seconds)
+            if seconds is not None:
+                case = "rotate", "F32", shape_name, rows, name, "exact"
+                yield Timing(*case, seconds, 2 * x.nbytes, 3.0 * x.size, _limits())
+
+
+OPS = {
+    "linear": linear,
+    "linears": linears,
+    "gated_linear": gated_linear,
+    "attention": attention,
+    "take_rows": take_rows,
+    "rms_norm": rms_norm,
+    "rotate": rotate,
+}
+SHAPES = {
+    **linear_shapes.SHAPES,
+    **linear_shapes.TOGETHER,
+    **linear_shapes.GATED,
+    **attention_shapes.SHAPES,
+    **take_rows_shapes.SHAPES,
+    **rms_norm_shapes.SHAPES,
+    **rotate_shapes.SHAPES,
+}
 WEIGHT_TYPES = [type for type, form in FORMATS.items() if form.is_quantized or type in FLOATS]
 
 

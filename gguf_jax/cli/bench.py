@@ -60,7 +60,9 @@ def bench(
     ] = True,
     progress: Annotated[bool, typer.Option("--progress", help="A line on stderr for each step.")] = False,
     kernels: Annotated[bool, _kernel("--kernels", help="Time ops instead of models.")] = False,
-    ops: Annotated[Texts, _kernel("--op", help="linear, attention, take_rows. [all]")] = None,
+    ops: Annotated[
+        Texts, _kernel("--op", help="linear, linears, gated_linear, attention, take_rows, rms_norm, rotate. [all]")
+    ] = None,
     types: Annotated[Texts, _kernel("--type", help="ggml types of weights and caches. [all]")] = None,
     shapes: Annotated[Texts, _kernel("--shape", help="Names or patterns, such as 'qwen2-1.5b.*'. [all]")] = None,
     rows: Annotated[Texts, _kernel("--rows", help="Rows of x, or of queries. [each shape's own]")] = None,

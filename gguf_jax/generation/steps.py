@@ -87,8 +87,8 @@ def prefill(
     """
     model = spec.model(leaves)
     hidden, cache = model.hidden(tokens, positions, cache, span=span, dtype=spec.dtype, precision=spec.precision)
-    ends = jnp.take_along_axis(hidden, jnp.maximum(last, 0)[:, None, None], axis=1)[:, 0]  # [B, E]
-    return jnp.where((last >= 0)[:, None], model.logits(ends, spec.precision), logits), cache
+    ends = jnp.take_along_axis(hidden, jnp.maximum(last, 0)[:, None, None], axis=1)  # [B, 1, E]
+    return jnp.where((last >= 0)[:, None], model.logits(ends, spec.precision)[:, 0], logits), cache
 
 
 @partial(jax.jit, static_argnames=("plan",), donate_argnames=("sampler",))
@@ -118,5 +118,5 @@ def decode(
     inputs = tokens[:, None], positions[:, None], cache
     hidden, cache = model.hidden(*inputs, span=span, dtype=spec.dtype, precision=spec.precision)
     with jax.named_scope("sample"):
-        tokens, sampler = sample(model.logits(hidden[:, 0], spec.precision), sampler, plan)
+        tokens, sampler = sample(model.logits(hidden, spec.precision)[:, 0], sampler, plan)
     return tokens, positions + 1, cache, sampler

@@ -31,7 +31,10 @@ def test_small_shapes_must_be_asked_for():
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        (Chosen(ops=["conv"]), "--op: expected one of linear, attention, take_rows, found 'conv'"),
+        (
+            Chosen(ops=["conv"]),
+            "--op: expected one of linear, linears, gated_linear, attention, take_rows, rms_norm, rotate, found 'conv'",
+        ),
         (Chosen(types=["Q9_9"]), "--type: expected one of F32,"),
         (Chosen(implementations=["cuda"]), "--implementation: expected one of "),
         (Chosen(shapes=["gpt-9.*"]), "--shape: expected a pattern of "),

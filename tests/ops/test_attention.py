@@ -132,7 +132,7 @@ def test_fast_scores_are_nearly_exact(types):
     out = np.asarray(jitted("native", 8.0, precision="fast")(q, k, v, positions))
     error = np.abs(out - reference(q, wide_k, wide_v, positions, 8.0, None))
     assert (error <= fast_bound(q, wide_k, wide_v, 8.0)).all()
-    # the bound adds up what mostly cancels: here a weight is nearly one or nothing, so that its value's rounding remains
+    # the bound adds up what mostly cancels: here a weight is nearly one or nothing, and its value's rounding remains
     assert error.max() <= 4 * 2.0**-9 * np.abs(wide_v).max()
 
 

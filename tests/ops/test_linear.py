@@ -106,6 +106,21 @@ def test_contract_gated(lead, implementation):
 
 
 @pytest.mark.parametrize("precision", BOUNDS)
+@pytest.mark.parametrize("length", [1, 5, 20])
+@pytest.mark.parametrize("type", [GGMLType.Q4_K, GGMLType.Q6_K, GGMLType.Q8_0, GGMLType.IQ2_XS, GGMLType.F16])
+def test_exact_a_sequence_does_not_depend_on_its_neighbours(type, length, precision):
+    x = np.random.default_rng(3).standard_normal((12, length, 256)).astype(np.float32)
+    if type == GGMLType.F16:
+        w = jnp.asarray(np.random.default_rng(4).standard_normal((ROWS, 256)), jnp.float16)
+    else:
+        w = random_weight(type, ROWS, columns=256)
+    run = partial(linear, w=w, implementation="native", precision=precision)
+    together = np.asarray(needed("native", run, x))
+    for sequence, found in zip(x, together, strict=True):
+        assert (np.asarray(run(sequence[None]))[0] == found).all()
+
+
+@pytest.mark.parametrize("precision", BOUNDS)
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("rows", [1, 3, 11])
 @pytest.mark.parametrize("poison", [np.nan, np.inf])

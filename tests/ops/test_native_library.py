@@ -9,7 +9,7 @@ import pytest
 from gguf_jax.errors import GGUFJaxError, Unsupported
 from gguf_jax.ops import native
 from gguf_jax.ops.implementation import run
-from gguf_jax.ops.native.library import FILE, path
+from gguf_jax.ops.native.library import FILE, _cpu_share, path
 
 needed = pytest.mark.skipif(not native.available(), reason="native kernels cannot be used here")
 
@@ -104,3 +104,22 @@ def test_a_target_is_registered_once_and_one_that_is_missing_said(monkeypatch):
 
 def test_it_lies_beside_its_module():
     assert FILE.parent.name == "native"
+
+
+@pytest.mark.parametrize(
+    ("files", "share"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "nonsense"}, None),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "0\n"}, None),
+    ],
+)
+def test_a_container_s_share_of_the_cpus(tmp_path, files, share):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert _cpu_share(tmp_path) == share

@@ -27,6 +27,8 @@ def linear(x: jax.Array, w: Weight, *, precision: Precision = "exact", implement
     Differentiable with respect to `x` (and to `w` where it is a float array).
 
     Args:
+        x: the axis before the last is positions of one sequence; what stands before that are sequences, and each gets
+            the same result as alone (of a native implementation, bit for bit).
         precision: see `Precision`.
 
     Raises:

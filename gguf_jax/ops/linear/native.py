@@ -46,6 +46,7 @@ def _linear(gated: bool, precision: str, x: jax.Array, ws: tuple[Weight, ...]) -
             types=np.array([each.type for each in operands], np.int64),
             kinds=np.array([each.kind for each in operands], np.int64),
             rows=np.array([w.shape[0] for w in ws], np.int64),
+            positions=np.int64(x.shape[-2] if x.ndim > 1 else 1),
             fast=precision == "fast",
             silu=gated,
         )

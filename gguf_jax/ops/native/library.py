@@ -5,18 +5,19 @@
 | `GGUF_JAX_NATIVE` | `auto` (default): used where it is there; `off`: never; `require`: an error if it cannot be used |
 | `GGUF_JAX_NATIVE_LEVEL` | a lower instruction set than the best: `portable`, `avx2`, `avx512`, `amx` or `neon` |
 | `GGUF_JAX_NATIVE_LIBRARY` | another library, for development |
-| `GGUF_JAX_THREADS` | threads that kernels run on; default: the CPUs that the process may use |
+| `GGUF_JAX_THREADS` | threads that kernels run on; default: the CPUs that the process may use, or its share of them |
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
+import math
 import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gguf_jax.errors import GGUFJaxError, Unsupported
@@ -143,12 +144,26 @@ def _check_ffi(file: Path, built: int) -> None:
 
 
 def _threads() -> int | None:
+    """None: as many as the process may run on, which the library finds out by itself."""
     value = os.environ.get("GGUF_JAX_THREADS")
     if not value:
-        return None
+        share, allowed = _cpu_share(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+        return None if share is None or share >= allowed else max(1, math.ceil(share))
     if not value.isdecimal() or not 1 <= int(value) <= MOST_THREADS:
         raise GGUFJaxError(f"GGUF_JAX_THREADS: expected a number from 1 to {MOST_THREADS}, found {value!r}")
     return int(value)
+
+
+def _cpu_share(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """CPUs' worth of time that a container may use (a quota of its control group, version 2 or 1); None: no limit.
+    Threads beyond it would be stopped all together when it is used up."""
+    with suppress(OSError, ValueError):
+        quota, period = (root / "cpu.max").read_text("ascii").split()
+        return None if quota == "max" else int(quota) / int(period)
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (int((root / "cpu" / f"cpu.cfs_{name}_us").read_text("ascii")) for name in ("quota", "period"))
+        return quota / period if quota > 0 else None
+    return None
 
 
 def _declare(found: ctypes.CDLL) -> None:

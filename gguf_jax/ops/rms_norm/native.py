@@ -1,8 +1,8 @@
 """`rms_norm` by the native kernels.
 
-XLA sums in an order that depends on the shape of the whole array. In the last bit of a sum lies whether the next product
-rounds an activation up or down, so that a sequence could answer otherwise beside others than alone. Here the order of a
-row's sum depends on its length only.
+XLA may sum in an order that depends on the shape of the whole array. On the last bit of a sum depends whether the next
+product rounds an activation up or down, so that a sequence could answer otherwise beside others than alone. Here the
+order of a row's sum depends on its length only.
 """
 
 from __future__ import annotations

@@ -35,13 +35,15 @@ struct Plan {
     const Weight* weights;
     int count;
     bool fast;           // see `ops.Precision`
+    bool prompt;         // each sequence has more than FEW_ROWS rows
     bool silu;           // one result: silu(weights[0] x) * (weights[1] x)
     float* const* y;     // one for each weight, [rows][weight.rows]
 };
 
-Form form_of(const Plan& plan, const Weight& w, int64_t rows) {
+// By the length of a sequence, not by how many there are: one must get the same beside others as alone.
+Form form_of(const Plan& plan, const Weight& w) {
     if (!plan.fast) return Form::Float;
-    const bool tiles = plan.k->bf16_rows && rows > FEW_ROWS;
+    const bool tiles = plan.k->bf16_rows && plan.prompt;
     if (w.kind == Weight::FLOATS) return tiles ? Form::Tiles : Form::Float;
     return tiles ? Form::Tiles : Form::Int8;
 }
@@ -52,7 +54,7 @@ size_t aligned(size_t n) { return (n + 63) / 64 * 64; }
 void prepare(const Plan& plan, Activations& a) {
     bool int8 = false, tiles = false;
     for (int i = 0; i < plan.count; ++i) {
-        const Form form = form_of(plan, plan.weights[i], a.rows);
+        const Form form = form_of(plan, plan.weights[i]);
         int8 |= form == Form::Int8;
         tiles |= form == Form::Tiles;
     }
@@ -89,7 +91,7 @@ void prepare(const Plan& plan, Activations& a) {
 
 void multiply_panels(const Plan& plan, const Weight& w, const Activations& a, const Panels& panels, float* c) {
     const LinearKernels& k = *plan.k;
-    switch (form_of(plan, w, a.rows)) {
+    switch (form_of(plan, w)) {
         case Form::Tiles: return k.bf16_rows(panels, a.tiles, a.rows, c);
         case Form::Float: return k.f32_rows(panels, a.x, a.columns, a.rows, c);
         case Form::Int8:
@@ -105,8 +107,8 @@ void multiply(const Plan& plan, const Weight& w, const Activations& a, int64_t f
     if (w.kind == Weight::FLOATS) {
         const FloatRows rows = w.floats(first * LANES, std::min<int64_t>(w.rows - first * LANES, count * LANES));
         const LinearKernels& k = *plan.k;
-        if (form_of(plan, w, a.rows) == Form::Tiles) return k.bf16_rows_float(rows, a.tiles, a.rows, c);
-        if (a.rows > FEW_ROWS) return k.f32_rows_float(rows, a.x, a.columns, a.rows, c);
+        if (form_of(plan, w) == Form::Tiles) return k.bf16_rows_float(rows, a.tiles, a.rows, c);
+        if (plan.prompt) return k.f32_rows_float(rows, a.x, a.columns, a.rows, c);
         for (int64_t r = 0; r < a.rows; r += 4)
             k.float_dot(rows, a.x + r * a.columns, a.columns, std::min<int64_t>(4, a.rows - r), c + r * count * LANES,
                         count * LANES);
@@ -187,7 +189,8 @@ void run(const Plan& plan, Activations& a, int64_t first_row) {
 ffi::Error bad(const std::string& message) { return ffi::Error(ffi::ErrorCode::kInvalidArgument, "linear: " + message); }
 
 ffi::Error linear(ffi::RemainingArgs args, ffi::RemainingRets rets, ffi::Span<const int64_t> types,
-                  ffi::Span<const int64_t> kinds, ffi::Span<const int64_t> rows, bool fast, bool silu) {
+                  ffi::Span<const int64_t> kinds, ffi::Span<const int64_t> rows, int64_t positions, bool fast,
+                  bool silu) {
     const size_t count = types.size();
     if (count < 1 || count > MOST_WEIGHTS || kinds.size() != count || rows.size() != count || (silu && count != 2))
         return bad("malformed attributes");
@@ -211,7 +214,7 @@ ffi::Error linear(ffi::RemainingArgs args, ffi::RemainingRets rets, ffi::Span<co
             return bad("a result of an unexpected shape");
         y[i] = static_cast<float*>((*ret)->untyped_data());
     }
-    const Plan plan{level().linear, weights, int(count), fast, silu, y};
+    const Plan plan{level().linear, weights, int(count), fast, positions > FEW_ROWS, silu, y};
     for (int64_t r = 0; r < m; r += MOST_ROWS) {
         Activations a{static_cast<const float*>(x.untyped_data()) + r * columns, std::min(MOST_ROWS, m - r), columns};
         run(plan, a, r);
@@ -230,5 +233,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(gguf_jax_linear, gguf_jax::linear,
                                   .Attr<xla::ffi::Span<const int64_t>>("types")
                                   .Attr<xla::ffi::Span<const int64_t>>("kinds")
                                   .Attr<xla::ffi::Span<const int64_t>>("rows")
+                                  .Attr<int64_t>("positions")
                                   .Attr<bool>("fast")
                                   .Attr<bool>("silu"));
