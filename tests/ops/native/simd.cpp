@@ -5,6 +5,7 @@
 #undef GJ_LEVEL
 #define GJ_LEVEL tested
 #include GJ_SIMD
+#include "dots.h"
 
 #include <cstdio>
 #include <random>
@@ -204,6 +205,7 @@ void integers(const Data& d) {
     HOLD(uint8_t, n::bytes_repeat16(d.table));
     HOLD(uint8_t, n::load_bytes(d.b[0]) & n::load_bytes(d.b[1]));
     HOLD(uint8_t, n::load_bytes(d.b[0]) | n::load_bytes(d.b[1]));
+    HOLD(uint8_t, n::load_bytes(d.b[0]) ^ n::load_bytes(d.b[1]));
     HOLD(uint8_t, n::lookup16(n::bytes_repeat16(d.table), n::load_bytes(d.nibbles)));
     int32_t x[16];
     std::memcpy(x, d.x, 64);
@@ -211,6 +213,45 @@ void integers(const Data& d) {
     HOLD(int32_t, n::dot4<true>(n::load_i32(dots), n::load_bytes(d.b[0]), n::load_i32(x)));
     byte_of<0>(d), byte_of<1>(d), byte_of<2>(d), byte_of<3>(d);
     shifts<1>(d), shifts<2>(d), shifts<3>(d), shifts<4>(d), shifts<5>(d), shifts<6>(d), shifts<7>(d);
+}
+
+// Sums of N products of four for codes up to MOST, at their extremes too: there a level's narrower sums would overflow.
+template <int MOST, int N> void dots(int round) {
+    uint8_t codes[N][64];
+    int8_t x[N][4];
+    int16_t pairs[N][4];
+    for (int j = 0; j < N; ++j) {
+        for (uint8_t& c : codes[j])
+            c = uint8_t(round % 3 == 0 ? MOST : round % 3 == 1 ? generator() % (MOST + 1) : generator() % 2 * MOST);
+        for (int8_t& v : x[j]) v = int8_t(round % 4 == 0 ? 127 : round % 4 == 1 ? -127 : int(generator() % 255) - 127);
+        pairs[j][0] = x[j][0], pairs[j][1] = x[j][2], pairs[j][2] = x[j][1], pairs[j][3] = x[j][3];
+    }
+    int32_t expected[16] = {}, found[16];
+    t::Dots<MOST> packed;
+    typename t::Decoded<MOST>::Sums decoded;
+    constexpr int VECTORS = t::Decoded<MOST>::VECTORS, FROM = t::Dots<MOST>::FROM;
+    for (int j = 0; j < N; ++j)
+        for (int i = 0; i < 64; ++i) expected[i / 4] += (codes[j][i] - FROM) * x[j][i % 4];
+    t::unrolled<N>([&](auto step) {
+        constexpr int J = decltype(step)::value;
+        const t::U8 v = t::load_bytes(codes[J]);
+        packed.template add<J>(v, t::i32_set1(t::four_bytes(x[J])));
+        alignas(64) uint8_t kept[VECTORS][64];
+        t::Decoded<MOST>::store(kept, v);
+        t::unrolled<VECTORS>([&](auto part) {
+            constexpr int K = decltype(part)::value;
+            const void* four = t::Decoded<MOST>::PAIRS ? static_cast<const void*>(pairs[J] + 2 * K) : x[J];
+            decoded.template add<J * VECTORS + K>(t::load_bytes(kept[K]), t::i32_set1(t::four_bytes(four)));
+        });
+    });
+    store(found, packed.template total<N>());
+    hold("Dots", expected, found, 16);
+    store(found, decoded.template total<N * VECTORS>());
+    hold("Decoded", expected, found, 16);
+}
+template <int N> void all_dots(int round) {  // the greatest codes of the types, and the bounds of what fits where
+    dots<1, N>(round), dots<3, N>(round), dots<7, N>(round), dots<15, N>(round), dots<16, N>(round), dots<25, N>(round);
+    dots<31, N>(round), dots<63, N>(round), dots<107, N>(round), dots<126, N>(round), dots<241, N>(round), dots<255, N>(round);
 }
 
 }  // namespace
@@ -221,6 +262,7 @@ int main() {
         floats(d);
         halves(d);
         integers(d);
+        all_dots<4>(round), all_dots<8>(round);
     }
     std::printf("%d failures\n", failures);
     return failures != 0;

@@ -64,15 +64,16 @@ template <class F, int G> inline float sum_of(const Int8Block& block) {
     return UnitScales<F>::PER_UNIT == 2 ? block.halves[G] : block.sum;
 }
 
-// acc + dx * (scale * (dot - LEFT * sum q) - minimum * sum q) for one group of one row of x. Dots and sums are whole numbers
-// far below 2^24: what is left of an offset is taken without rounding.
-template <class F> inline F32 add_group(F32 acc, I32 dot, F32 scale, F32 minimum, float d, float sum) {
-    const F32 dx = f32_set1(d);
+// What group G of a row's unit adds: scale * (dot - LEFT * sum q) - minimum * sum q, to `before` if it is not the first. Dots
+// and sums are whole numbers far below 2^24: what is left of an offset is taken without rounding. A unit's groups together
+// are multiplied with the block's d and added to the row's sum.
+template <class F, int G> inline GJ_INLINE F32 group_of(F32 before, I32 dot, F32 scale, F32 minimum, const Int8Block& block) {
+    const F32 sum = f32_set1(sum_of<F, G>(block));
     F32 whole = to_f32(dot);
-    if constexpr (LEFT<F> != 0) whole = fnma(f32_set1(float(LEFT<F>)), f32_set1(sum), whole);
-    acc = fma(mul(whole, dx), scale, acc);
-    if constexpr (F::HAS_MIN) acc = fnma(mul(dx, f32_set1(sum)), minimum, acc);
-    return acc;
+    if constexpr (LEFT<F> != 0) whole = fnma(f32_set1(float(LEFT<F>)), sum, whole);
+    F32 all = G == 0 ? mul(whole, scale) : fma(whole, scale, before);
+    if constexpr (F::HAS_MIN) all = fnma(sum, minimum, all);
+    return all;
 }
 
 template <class F> void int8_row_of(const uint8_t* panel, int64_t columns, const Int8Rows& x, float* c) {
@@ -87,6 +88,7 @@ template <class F> void int8_row_of(const uint8_t* panel, int64_t columns, const
         for (int u = 0; u < BlockScales<F>::UNITS; ++u, codes += F::BITS * 64, q += 32, ++x_block) {
             for (int i = 0; i < F::BITS; ++i) __builtin_prefetch(codes + AHEAD + 64 * i);
             const UnitScales<F> scales(shared, u);
+            F32 unit;
             unrolled<PER>([&](auto group) GJ_INLINE {
                 constexpr int G = decltype(group)::value;
                 DotsOf<F> dots;
@@ -94,9 +96,9 @@ template <class F> void int8_row_of(const uint8_t* panel, int64_t columns, const
                     constexpr int J = decltype(step)::value, ALL = G * STEPS + J;
                     dots.template add<J>(read_codes<F, ALL>(codes, table), i32_set1(four_bytes(q + 4 * ALL)));
                 });
-                acc = add_group<F>(acc, dots.template total<STEPS>(), scales.scale[G], scales.minimum[G], x_block->d,
-                                   sum_of<F, G>(*x_block));
+                unit = group_of<F, G>(unit, dots.template total<STEPS>(), scales.scale[G], scales.minimum[G], *x_block);
             });
+            acc = fma(unit, f32_set1(x_block->d), acc);
         }
     }
     store_f32(c, acc);
@@ -151,6 +153,7 @@ inline void int8_block(const DecodedUnit<F>* const* w, const Int8Rows& x, int64_
     q += SIZE * (row * columns + 32 * first);
     const Int8Block* x_blocks = x.blocks + row * blocks + first;
     for (int64_t u = 0; u < units; ++u, q += SIZE * 32, ++x_blocks) {
+        F32 unit[ROWS][P];
         unrolled<PER>([&](auto group) GJ_INLINE {
             constexpr int G = decltype(group)::value;
             typename DecodedOf<F>::Sums sums[ROWS][P];
@@ -164,13 +167,13 @@ inline void int8_block(const DecodedUnit<F>* const* w, const Int8Rows& x, int64_
                 });
             });
             each([&](auto r, auto p) GJ_INLINE {
-                const Int8Block& block = x_blocks[r * blocks];
                 F32 minimum;
                 if constexpr (F::HAS_MIN) minimum = load_f32(w[p][u].minima[G]);
-                acc[r][p] = add_group<F>(acc[r][p], sums[r][p].template total<VECTORS>(), load_f32(w[p][u].scales[G]),
-                                         minimum, block.d, sum_of<F, G>(block));
+                unit[r][p] = group_of<F, G>(unit[r][p], sums[r][p].template total<VECTORS>(), load_f32(w[p][u].scales[G]),
+                                            minimum, x_blocks[r * blocks]);
             });
         });
+        each([&](auto r, auto p) GJ_INLINE { acc[r][p] = fma(unit[r][p], f32_set1(x_blocks[r * blocks].d), acc[r][p]); });
     }
     each([&](auto r, auto p) GJ_INLINE { store_f32(c + r * ldc + 16 * p, acc[r][p]); });
 }
