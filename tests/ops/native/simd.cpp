@@ -235,18 +235,18 @@ template <int MOST, int N> void dots(int round) {
     t::unrolled<N>([&](auto step) {
         constexpr int J = decltype(step)::value;
         const t::U8 v = t::load_bytes(codes[J]);
-        packed.template add<J>(v, t::i32_set1(t::four_bytes(x[J])));
+        packed.add(J, v, t::i32_set1(t::four_bytes(x[J])));
         alignas(64) uint8_t kept[VECTORS][64];
         t::Decoded<MOST>::store(kept, v);
         t::unrolled<VECTORS>([&](auto part) {
             constexpr int K = decltype(part)::value;
             const void* four = t::Decoded<MOST>::PAIRS ? static_cast<const void*>(pairs[J] + 2 * K) : x[J];
-            decoded.template add<J * VECTORS + K>(t::load_bytes(kept[K]), t::i32_set1(t::four_bytes(four)));
+            decoded.add(J * VECTORS + K, t::load_bytes(kept[K]), t::i32_set1(t::four_bytes(four)));
         });
     });
-    store(found, packed.template total<N>());
+    store(found, packed.total(N));
     hold("Dots", expected, found, 16);
-    store(found, decoded.template total<N * VECTORS>());
+    store(found, decoded.total(N * VECTORS));
     hold("Decoded", expected, found, 16);
 }
 template <int N> void all_dots(int round) {  // the greatest codes of the types, and the bounds of what fits where

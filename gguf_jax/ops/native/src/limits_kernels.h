@@ -45,10 +45,10 @@ inline float peak_i8(int64_t iterations) {
     for (int64_t n = 0; n < iterations; ++n) {
         Dots<15> dots[ROWS];
         unrolled<ROUNDS>([&](auto round) GJ_INLINE {
-            unrolled<ROWS>([&](auto i) GJ_INLINE { dots[i].template add<decltype(round)::value>(w[i], x); });
+            unrolled<ROWS>([&](auto i) GJ_INLINE { dots[i].add(decltype(round)::value, w[i], x); });
             x = sub(x, i32_set1(1));
         });
-        unrolled<ROWS>([&](auto i) GJ_INLINE { a[i] = add(a[i], dots[i].template total<ROUNDS>()); });
+        unrolled<ROWS>([&](auto i) GJ_INLINE { a[i] = add(a[i], dots[i].total(ROUNDS)); });
     }
     float total = 0;
     for (int i = 0; i < ROWS; ++i) total += sum(to_f32(a[i]));

@@ -94,9 +94,9 @@ template <class F> void int8_row_of(const uint8_t* panel, int64_t columns, const
                 DotsOf<F> dots;
                 unrolled<STEPS>([&](auto step) GJ_INLINE {
                     constexpr int J = decltype(step)::value, ALL = G * STEPS + J;
-                    dots.template add<J>(read_codes<F, ALL>(codes, table), i32_set1(four_bytes(q + 4 * ALL)));
+                    dots.add(J, read_codes<F, ALL>(codes, table), i32_set1(four_bytes(q + 4 * ALL)));
                 });
-                unit = group_of<F, G>(unit, dots.template total<STEPS>(), scales.scale[G], scales.minimum[G], *x_block);
+                unit = group_of<F, G>(unit, dots.total(STEPS), scales.scale[G], scales.minimum[G], *x_block);
             });
             acc = fma(unit, f32_set1(x_block->d), acc);
         }
@@ -142,40 +142,43 @@ inline void int8_block(const DecodedUnit<F>* const* w, const Int8Rows& x, int64_
                        int64_t units, float* c, int64_t ldc) {
     constexpr int PER = DecodedUnit<F>::PER, VECTORS = DecodedUnit<F>::VECTORS / PER;
     const int64_t blocks = columns / 32;
-    // indices that the compiler knows, or it would keep these arrays in memory
-    F32 acc[ROWS][P];
-    const auto each = [](auto f) GJ_INLINE {
-        unrolled<ROWS>([&](auto r) GJ_INLINE { unrolled<P>([&](auto p) GJ_INLINE { f(r, p); }); });
-    };
-    each([&](auto r, auto p) GJ_INLINE { acc[r][p] = first > 0 ? load_f32(c + r * ldc + 16 * p) : f32_zero(); });
     constexpr int SIZE = DecodedOf<F>::PAIRS ? 2 : 1;  // of an activation
     const char* q = DecodedOf<F>::PAIRS ? reinterpret_cast<const char*>(x.pairs) : reinterpret_cast<const char*>(x.q);
     q += SIZE * (row * columns + 32 * first);
     const Int8Block* x_blocks = x.blocks + row * blocks + first;
+    F32 acc[ROWS][P];
+    for (int r = 0; r < ROWS; ++r)
+        for (int p = 0; p < P; ++p) acc[r][p] = first > 0 ? load_f32(c + r * ldc + 16 * p) : f32_zero();
     for (int64_t u = 0; u < units; ++u, q += SIZE * 32, ++x_blocks) {
         F32 unit[ROWS][P];
         unrolled<PER>([&](auto group) GJ_INLINE {
             constexpr int G = decltype(group)::value;
             typename DecodedOf<F>::Sums sums[ROWS][P];
-            unrolled<VECTORS>([&](auto step) GJ_INLINE {
-                constexpr int J = decltype(step)::value, ALL = G * VECTORS + J;
+            GJ_UNROLL
+            for (int j = 0; j < VECTORS; ++j) {
+                const int all = G * VECTORS + j;
                 U8 v[P];
-                unrolled<P>([&](auto p) GJ_INLINE { v[p] = load_bytes(w[p][u].codes[ALL]); });
-                unrolled<ROWS>([&](auto r) GJ_INLINE {
-                    const I32 some = i32_set1(four_bytes(q + r * SIZE * columns + 4 * ALL));
-                    unrolled<P>([&](auto p) GJ_INLINE { sums[r][p].template add<J>(v[p], some); });
-                });
-            });
-            each([&](auto r, auto p) GJ_INLINE {
-                F32 minimum;
-                if constexpr (F::HAS_MIN) minimum = load_f32(w[p][u].minima[G]);
-                unit[r][p] = group_of<F, G>(unit[r][p], sums[r][p].template total<VECTORS>(), load_f32(w[p][u].scales[G]),
-                                            minimum, x_blocks[r * blocks]);
-            });
+                for (int p = 0; p < P; ++p) v[p] = load_bytes(w[p][u].codes[all]);
+                GJ_UNROLL
+                for (int r = 0; r < ROWS; ++r) {
+                    const I32 some = i32_set1(four_bytes(q + r * SIZE * columns + 4 * all));
+                    for (int p = 0; p < P; ++p) sums[r][p].add(j, v[p], some);
+                }
+            }
+            GJ_UNROLL
+            for (int r = 0; r < ROWS; ++r)
+                for (int p = 0; p < P; ++p) {
+                    F32 minimum;
+                    if constexpr (F::HAS_MIN) minimum = load_f32(w[p][u].minima[G]);
+                    unit[r][p] = group_of<F, G>(unit[r][p], sums[r][p].total(VECTORS), load_f32(w[p][u].scales[G]), minimum,
+                                                x_blocks[r * blocks]);
+                }
         });
-        each([&](auto r, auto p) GJ_INLINE { acc[r][p] = fma(unit[r][p], f32_set1(x_blocks[r * blocks].d), acc[r][p]); });
+        for (int r = 0; r < ROWS; ++r)
+            for (int p = 0; p < P; ++p) acc[r][p] = fma(unit[r][p], f32_set1(x_blocks[r * blocks].d), acc[r][p]);
     }
-    each([&](auto r, auto p) GJ_INLINE { store_f32(c + r * ldc + 16 * p, acc[r][p]); });
+    for (int r = 0; r < ROWS; ++r)
+        for (int p = 0; p < P; ++p) store_f32(c + r * ldc + 16 * p, acc[r][p]);
 }
 
 template <int ROWS, class F, int P>
