@@ -60,11 +60,15 @@ GGUF_JAX_API double gguf_jax_peak(const char* kind, double seconds) {
     int threads = gguf_jax::thread_count();
     int64_t iterations = 1000;
     auto run = [&](int64_t, int) { sink.store(peak->run(iterations), std::memory_order_relaxed); };
-    for (double best = 0;; iterations *= 4) {
-        double start = now();
+    const double begin = now();
+    double best = 0;
+    for (int passes = 1;; ++passes) {
+        const double start = now();
         gguf_jax::parallel(threads, run);
-        double spent = now() - start;
+        const double end = now(), spent = end - start;
         best = std::max(best, peak->operations * double(iterations) * threads / spent);
-        if (spent * 4 > seconds) return best;
+        // one pass alone may have been interrupted
+        if (passes >= 5 && end - begin > seconds) return best;
+        if (spent * 8 < seconds) iterations *= 4;
     }
 }
