@@ -30,6 +30,17 @@ def unpack(packed: Array, bits: int, run: int, xp: Any) -> Array:
     return fields.reshape(*lead, n * 8 // bits)
 
 
+def pack(fields: Array, bits: int, run: int, xp: Any) -> Array:
+    """The inverse of `unpack`: unsigned integers below `2^bits`, `[..., n]` -> uint8 `[..., n * bits // 8]`."""
+    *lead, n = fields.shape
+    per_byte = 8 // bits
+    parts = fields.astype(np.uint8).reshape(*lead, n // (per_byte * run), per_byte, run)
+    packed = parts[..., 0, :]
+    for k in range(1, per_byte):
+        packed = packed | (parts[..., k, :] << np.uint8(bits * k))
+    return packed.reshape(*lead, n // per_byte)
+
+
 def little_endian(parts: Array, bits: int) -> Array:
     """`[..., k]` unsigned integers of `bits` bits, lowest first -> uint32 `[...]`."""
     word = parts[..., 0].astype(np.uint32)

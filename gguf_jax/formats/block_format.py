@@ -30,6 +30,8 @@ class BlockFormat:
     block_size: int
     layout: np.dtype
     decode: Callable[[Mapping[str, Array], Any], Array]
+    encode: Callable[[Array, Array | None, Any], dict[str, Array]] | None = None
+    needs_importance: bool = False
 
     @property
     def name(self) -> str:
@@ -92,3 +94,23 @@ class BlockFormat:
         """Planes `[..., n_blocks * width]` -> weights `[..., n]`."""
         values = self.decode(self.blocked(planes), xp)
         return values.reshape(*values.shape[:-2], values.shape[-2] * self.block_size)
+
+    def encode_planes(self, values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
+        """Weights, float32 `[..., n]`, and their importance `[n]` or `[..., n]` -> planes `[..., n_blocks * width]`.
+
+        Raises:
+            ValueError: the type cannot be encoded, or needs an importance; `n` is no multiple of the block.
+        """
+        if self.encode is None:
+            raise ValueError(f"{self.name}: weights cannot be encoded as this type")
+        if importance is None and self.needs_importance:
+            raise ValueError(f"{self.name}: weights can be encoded only with their importance")
+        *lead, n = values.shape
+        blocks, rest = divmod(n, self.block_size)
+        if rest:
+            raise ValueError(f"{self.name}: a row of {n} weights is not a multiple of the block size {self.block_size}")
+        shape = (*lead, blocks, self.block_size)
+        if importance is not None:
+            importance = xp.broadcast_to(importance, values.shape).reshape(shape)
+        planes = self.encode(values.reshape(shape), importance, xp)
+        return {name: planes[name].reshape(*lead, -1) for name in self._names}

@@ -19,10 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from gguf_jax.formats.bits import grouped, lookup, negate, ungrouped, unpack
+from gguf_jax.formats.bits import grouped, lookup, negate, pack, ungrouped, unpack
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.codebooks import codebook
 from gguf_jax.formats.ggml_type import GGMLType
+from gguf_jax.formats.grid_search import grid, groups_last, magnitudes, scale_codes, search, steps
+from gguf_jax.formats.rounding import divided, elements_first, product, square, total
+from gguf_jax.formats.scale_search import importance_weights
 
 LAYOUT = np.dtype([("d", "<f2"), ("qs", "u1", 64), ("qh", "u1", 8), ("scales", "u1", 8)])
 
@@ -35,4 +38,29 @@ def decode(planes: Mapping[str, Array], xp: Any) -> Array:
     return ungrouped(grouped(scale, negate(vectors, signs, xp)))
 
 
-IQ2_S = BlockFormat(GGMLType.IQ2_S, 256, LAYOUT, decode)
+def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
+    """ggml's `quantize_iq2_s`."""
+    x = elements_first(values, 16, xp)
+    mean_square = np.float32(2) * total(square(elements_first(values, 256, xp), xp)) / np.float32(256)
+    if importance is None:
+        weights = np.float32(0.25) * mean_square + square(x, xp)
+    else:
+        weights = importance_weights(x, elements_first(importance, 16, xp), mean_square, xp)
+    magnitude, signs = magnitudes(x, weights, False, xp)
+    most = xp.max(magnitude, axis=0)
+    empty = most < np.float32(1e-8)
+    start = divided(most, 5, xp)
+    entry, scale = search(magnitude, weights, grid("iq2_s"), steps(5, 9, 0.1), most, start, xp.logical_not, xp)
+    signs = xp.where(empty, np.uint8(0), xp.where(scale < 0, ~signs, signs))
+    index = groups_last(xp.where(empty, 0, entry), xp)
+    codes, d = scale_codes(xp.where(empty, 0, xp.abs(scale)), 31, 15, xp)
+    return {
+        # the factor is the reference's
+        "d": product(d, np.float32(0.9875), xp)[..., None].astype(np.float16),
+        "qs": xp.concatenate([(index & 255).astype(np.uint8), groups_last(signs, xp)], axis=-1),
+        "qh": pack(index >> 8, 2, 1, xp),
+        "scales": pack(codes, 4, 1, xp),
+    }
+
+
+IQ2_S = BlockFormat(GGMLType.IQ2_S, 256, LAYOUT, decode, encode)

@@ -18,10 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from gguf_jax.formats.bits import even_signs, grouped, lookup, negate, ungrouped, unpack
+from gguf_jax.formats.bits import even_signs, grouped, lookup, negate, pack, ungrouped, unpack
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.codebooks import codebook
 from gguf_jax.formats.ggml_type import GGMLType
+from gguf_jax.formats.grid_search import grid, groups_last, magnitudes, scale_codes, search, steps
+from gguf_jax.formats.rounding import divided, elements_first, square, total
+from gguf_jax.formats.scale_search import EPSILON, importance_weights
 
 LAYOUT = np.dtype([("d", "<f2"), ("qs", "<u2", 32), ("scales", "u1", 8)])
 
@@ -33,4 +36,20 @@ def decode(planes: Mapping[str, Array], xp: Any) -> Array:
     return ungrouped(grouped(scale, negate(vectors, even_signs(qs >> 9), xp)))
 
 
-IQ2_XS = BlockFormat(GGMLType.IQ2_XS, 256, LAYOUT, decode)
+def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
+    """ggml's `quantize_iq2_xs`."""
+    x = elements_first(values, 16, xp)
+    mean_square = total(square(elements_first(values, 256, xp), xp)) / np.float32(256)
+    weights = importance_weights(x, elements_first(importance, 16, xp), mean_square, xp)
+    magnitude, signs = magnitudes(x, weights, True, xp)
+    most = xp.max(magnitude, axis=0)
+    empty = most < EPSILON
+    start = divided(most, 5, xp)
+    entry, scale = search(magnitude, weights, grid("iq2_xs"), steps(5, 9, 0.1), most, start, xp.logical_not, xp)
+    signs = xp.where(empty, np.uint8(0), xp.where(scale < 0, ~signs, signs)) & np.uint8(127)
+    qs = xp.where(empty, 0, entry).astype(np.uint16) | (signs.astype(np.uint16) << np.uint16(9))
+    codes, d = scale_codes(xp.where(empty, 0, xp.abs(scale)), 31, 15, xp)
+    return {"d": d[..., None].astype(np.float16), "qs": groups_last(qs, xp), "scales": pack(codes, 4, 1, xp)}
+
+
+IQ2_XS = BlockFormat(GGMLType.IQ2_XS, 256, LAYOUT, decode, encode, True)

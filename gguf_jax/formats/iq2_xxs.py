@@ -22,6 +22,9 @@ from gguf_jax.formats.bits import even_signs, grouped, little_endian, lookup, ne
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.codebooks import codebook
 from gguf_jax.formats.ggml_type import GGMLType
+from gguf_jax.formats.grid_search import grid, magnitudes, scale_codes, search, steps
+from gguf_jax.formats.rounding import elements_first, product, square, total
+from gguf_jax.formats.scale_search import EPSILON, importance_weights, positive
 
 LAYOUT = np.dtype([("d", "<f2"), ("qs", "<u2", 32)])
 
@@ -41,4 +44,32 @@ def decode(planes: Mapping[str, Array], xp: Any) -> Array:
     return ungrouped(grouped(scale, negate(vectors, signs_of_word(word), xp)))
 
 
-IQ2_XXS = BlockFormat(GGMLType.IQ2_XXS, 256, LAYOUT, decode)
+def words(signs: Array, scale: Array, xp: Any) -> Array:
+    """The 32-bit word of a group with seven of each eight signs and the scale's code: uint32 `[..., n_blocks, groups]`;
+    IQ3_XXS too."""
+    bits = xp.moveaxis(signs & np.uint8(127), 0, -1)
+    return little_endian(bits, 7) | (scale.astype(np.uint32) << np.uint32(28))
+
+
+def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
+    """ggml's `quantize_iq2_xxs`."""
+    x = elements_first(values, 32, xp)
+    mean_square = total(square(elements_first(values, 256, xp), xp)) / np.float32(256)
+    weights = importance_weights(x, elements_first(importance, 32, xp), mean_square, xp)
+    magnitude, signs = magnitudes(x, weights, True, xp)
+    _, scale = positive(magnitude, weights, 4, xp)
+    span = product(scale, np.float32(3), xp)
+    empty = (xp.max(magnitude, axis=0) < EPSILON) | (span <= 0)
+    entry, scale = search(
+        magnitude, weights, grid("iq2_xxs"), steps(5, 6, 0.1), span, scale, lambda on_grid: xp.ones_like(on_grid), xp
+    )
+    signs = xp.where(empty, np.uint8(0), xp.where(scale < 0, ~signs, signs))
+    entry = xp.where(empty, 0, entry)
+    codes, d = scale_codes(xp.where(empty, 0, xp.abs(scale)), 31, 15, xp)
+    first = little_endian(xp.moveaxis(entry, 0, -1), 8)
+    both = xp.stack([first, words(signs, codes, xp)], axis=-1)  # [..., n_blocks, groups, 2]
+    halves = xp.stack([both & np.uint32(0xFFFF), both >> np.uint32(16)], axis=-1).astype(np.uint16)
+    return {"d": d[..., None].astype(np.float16), "qs": halves.reshape(*halves.shape[:-3], 32)}
+
+
+IQ2_XXS = BlockFormat(GGMLType.IQ2_XXS, 256, LAYOUT, decode, encode, True)

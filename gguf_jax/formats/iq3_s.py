@@ -17,10 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from gguf_jax.formats.bits import grouped, lookup, negate, ungrouped, unpack
+from gguf_jax.formats.bits import grouped, lookup, negate, pack, ungrouped, unpack
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.codebooks import codebook
 from gguf_jax.formats.ggml_type import GGMLType
+from gguf_jax.formats.grid_search import grid, groups_last, magnitudes, scale_codes, search, steps
+from gguf_jax.formats.iq3_xxs import weights_of
+from gguf_jax.formats.rounding import divided, elements_first, product
 
 LAYOUT = np.dtype([("d", "<f2"), ("qs", "u1", 64), ("qh", "u1", 8), ("signs", "u1", 32), ("scales", "u1", 4)])
 
@@ -32,4 +35,37 @@ def decode(planes: Mapping[str, Array], xp: Any) -> Array:
     return ungrouped(grouped(scale, negate(vectors, planes["signs"], xp)))
 
 
-IQ3_S = BlockFormat(GGMLType.IQ3_S, 256, LAYOUT, decode)
+def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
+    """ggml's `quantize_iq3_s`, except where a group of 32 zeros stands beside others: there the reference writes the
+    codes and signs of all later groups of the block one group too early."""
+    x = elements_first(values, 32, xp)
+    weights = weights_of(x, values, importance, xp)
+    magnitude, signs = magnitudes(x, weights, False, xp)
+    most = xp.max(magnitude, axis=0)
+    empty = most == 0
+    start = divided(most, 15, xp)
+    entry, scale = search(
+        magnitude,
+        weights,
+        grid("iq3_s"),
+        steps(15, 9, 0.2),
+        most,
+        start,
+        lambda on_grid: xp.broadcast_to(~xp.all(on_grid, axis=0), on_grid.shape),
+        xp,
+        start_on_grid=False,
+    )
+    signs = xp.where(empty, np.uint8(0), xp.where(scale < 0, ~signs, signs))
+    index = groups_last(xp.where(empty, 0, entry), xp)
+    codes, d = scale_codes(xp.where(empty, 0, xp.abs(scale)), 31, 15, xp)
+    return {
+        # the factor is the reference's
+        "d": product(d, np.float32(1.033), xp)[..., None].astype(np.float16),
+        "qs": (index & 255).astype(np.uint8),
+        "qh": pack(index >> 8, 1, 1, xp),
+        "signs": groups_last(signs, xp),
+        "scales": pack(codes, 4, 1, xp),
+    }
+
+
+IQ3_S = BlockFormat(GGMLType.IQ3_S, 256, LAYOUT, decode, encode)

@@ -22,7 +22,10 @@ from gguf_jax.formats.bits import grouped, little_endian, lookup, negate, ungrou
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.codebooks import codebook
 from gguf_jax.formats.ggml_type import GGMLType
-from gguf_jax.formats.iq2_xxs import signs_of_word
+from gguf_jax.formats.grid_search import grid, groups_last, magnitudes, scale_codes, search, steps
+from gguf_jax.formats.iq2_xxs import signs_of_word, words
+from gguf_jax.formats.rounding import divided, elements_first, product, square, total
+from gguf_jax.formats.scale_search import importance_weights
 
 LAYOUT = np.dtype([("d", "<f2"), ("qs", "u1", 96)])
 
@@ -35,4 +38,33 @@ def decode(planes: Mapping[str, Array], xp: Any) -> Array:
     return ungrouped(grouped(scale, negate(vectors, signs_of_word(word), xp)))
 
 
-IQ3_XXS = BlockFormat(GGMLType.IQ3_XXS, 256, LAYOUT, decode)
+def weights_of(x: Array, values: Array, importance: Array | None, xp: Any) -> Array:
+    """What each of the weights `x` (elements first) counts; IQ3_S too."""
+    if importance is None:
+        return square(x, xp)
+    mean_square = np.float32(2) * total(square(elements_first(values, 256, xp), xp)) / np.float32(256)
+    return importance_weights(x, elements_first(importance, len(x), xp), mean_square, xp)
+
+
+def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
+    """ggml's `quantize_iq3_xxs`."""
+    x = elements_first(values, 32, xp)
+    weights = weights_of(x, values, importance, xp)
+    magnitude, signs = magnitudes(x, weights, True, xp)
+    most = xp.max(magnitude, axis=0)
+    empty = most < np.float32(1e-8)
+    start = divided(most, 15, xp)
+    entry, scale = search(magnitude, weights, grid("iq3_xxs"), steps(15, 15, 0.2), most, start, xp.logical_not, xp)
+    signs = xp.where(empty, np.uint8(0), xp.where(scale < 0, ~signs, signs))
+    index = groups_last(xp.where(empty, 0, entry), xp).astype(np.uint8)
+    codes, d = scale_codes(xp.where(empty, 0, xp.abs(scale)), 31, 15, xp)
+    word = words(signs, codes, xp)[..., None] >> np.arange(0, 32, 8, dtype=np.uint32)
+    rest = ungrouped((word & np.uint32(255)).astype(np.uint8))
+    # the factor is the reference's
+    return {
+        "d": product(d, np.float32(1.0125), xp)[..., None].astype(np.float16),
+        "qs": xp.concatenate([index, rest], axis=-1),
+    }
+
+
+IQ3_XXS = BlockFormat(GGMLType.IQ3_XXS, 256, LAYOUT, decode, encode)

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from gguf_jax.formats.bits import grouped, ungrouped, unpack
+from gguf_jax.formats.bits import grouped, little_endian, pack, ungrouped, unpack
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.ggml_type import GGMLType
-from gguf_jax.formats.iq4_nl import levels
+from gguf_jax.formats.iq4_nl import closest, levels, search
+from gguf_jax.formats.rounding import elements_last, largest, nearest, product, quotient
 
 LAYOUT = np.dtype([("d", "<f2"), ("scales_h", "<u2"), ("scales_l", "u1", 4), ("qs", "u1", 128)])
 
@@ -29,4 +30,22 @@ def decode(planes: Mapping[str, Array], xp: Any) -> Array:
     return ungrouped(grouped(planes["d"].astype(np.float32) * scale.astype(np.float32), levels(planes["qs"], xp)))
 
 
-IQ4_XS = BlockFormat(GGMLType.IQ4_XS, 256, LAYOUT, decode)
+def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
+    """ggml's `quantize_iq4_xs`: unlike in the K types, codes are chosen for the scale as it was before its rounding."""
+    x, scale = search(values, importance, xp)
+    _, extreme = largest(xp.moveaxis(scale, -1, 0), xp)
+    d = -extreme[..., None] / np.float32(32)
+    scale_codes = xp.clip(nearest(product(quotient(np.float32(1), d, xp), scale, xp), xp), -32, 31)
+    inverse = quotient(np.float32(1), product(d, scale_codes, xp), xp)
+    codes = elements_last(closest(product(inverse, x, xp), xp), xp)
+    scale_codes = (scale_codes + np.float32(32)).astype(np.uint8)
+    high = (scale_codes >> np.uint8(4)).astype(np.uint16)
+    return {
+        "d": d.astype(np.float16),
+        "scales_h": little_endian(high, 2)[..., None].astype(np.uint16),
+        "scales_l": pack(scale_codes & np.uint8(15), 4, 1, xp),
+        "qs": pack(codes, 4, 16, xp),
+    }
+
+
+IQ4_XS = BlockFormat(GGMLType.IQ4_XS, 256, LAYOUT, decode, encode)

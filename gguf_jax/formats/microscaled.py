@@ -18,14 +18,15 @@ zero, an MXFP4 exponent of 255 is 2^128 and no NaN, and bit 7 of an NVFP4 scale 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from gguf_jax.formats.bits import grouped, lookup, ungrouped, unpack
+from gguf_jax.formats.bits import grouped, lookup, pack, ungrouped, unpack
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.ggml_type import GGMLType
+from gguf_jax.formats.rounding import divided, product
 
 MXFP4_LAYOUT = np.dtype([("e", "u1"), ("qs", "u1", 16)])
 NVFP4_LAYOUT = np.dtype([("d", "u1", 4), ("qs", "u1", 32)])
@@ -62,5 +63,63 @@ def decode_nvfp4(planes: Mapping[str, Array], xp: Any) -> Array:
     return ungrouped(grouped(scale, lookup(DOUBLED_E2M1, unpack(planes["qs"], 4, 8, xp), xp)))
 
 
-MXFP4 = BlockFormat(GGMLType.MXFP4, 32, MXFP4_LAYOUT, decode_mxfp4)
-NVFP4 = BlockFormat(GGMLType.NVFP4, 64, NVFP4_LAYOUT, decode_nvfp4)
+def _closest(x: Array, candidate: Callable[[int], Array], xp: Any) -> Array:
+    """The code whose value `candidate(code)` is closest to x, the first of equals: uint8 like x."""
+    code = xp.zeros(x.shape, np.uint8)
+    least = xp.abs(candidate(0) - x)
+    for i in range(1, 16):
+        error = xp.abs(candidate(i) - x)
+        code = xp.where(error < least, np.uint8(i), code)
+        least = xp.minimum(error, least)
+    return code
+
+
+@functools.cache
+def _rounds_up() -> np.ndarray:
+    """For each biased exponent of a float32, the least fraction (of 23 bits) whose logarithm to base 2 rounds up to the
+    next whole number in float32, 2^23 where none does: uint32 `[256]`. The reference takes the floor of `log2f`."""
+    fraction = np.arange((1 << 23) - 256, 1 << 23)
+    least = np.full(256, 1 << 23, np.uint32)
+    for biased in range(1, 255):
+        logarithm = (np.log1p(fraction / 2.0**23) / np.log(2) + (biased - 127)).astype(np.float32)
+        up = logarithm >= biased - 126
+        least[biased] = fraction[up][0] if up.any() else 1 << 23
+    return least
+
+
+def encode_mxfp4(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
+    """ggml's `quantize_row_mxfp4_ref`, which has no use for an importance."""
+    most = xp.max(xp.abs(values), axis=-1, keepdims=True)
+    bits = most.view(np.uint32)
+    biased = bits >> np.uint32(23)
+    up = (bits & np.uint32(0x7FFFFF)) >= lookup(_rounds_up(), biased, xp)
+    exponent = xp.maximum(biased.astype(np.int32) + up.astype(np.int32) - 2, 0)
+    exponent = xp.where(most > 0, exponent, 0).astype(np.uint8)
+    row = exponent.astype(np.uint16) << np.uint16(4)
+    q = _closest(values, lambda i: lookup(_mxfp4_values(), row | np.uint16(i), xp), xp)
+    return {"e": exponent, "qs": pack(q, 4, 16, xp)}
+
+
+def _ue4m3(x: Array, xp: Any) -> Array:
+    """A scale of NVFP4, nearest with halves up: float32 -> uint8 (`ggml_fp32_to_ue4m3`)."""
+    x = xp.minimum(x, np.float32(448))
+    bits = x.view(np.uint32)
+    exponent = (bits >> np.uint32(23)).astype(np.int32) - 120
+    fraction = ((bits >> np.uint32(20)) & np.uint32(7)) + ((bits >> np.uint32(19)) & np.uint32(1))
+    normal = xp.minimum(exponent * 8 + fraction.astype(np.int32), 0x7E)  # a fraction of 8 carries into the exponent
+    normal = xp.where(exponent >= 15, 0x7E, normal)
+    subnormal = xp.minimum(xp.trunc(x * np.float32(512) + np.float32(0.5)), np.float32(7)).astype(np.int32)
+    return xp.where(x > 0, xp.where(exponent <= 0, subnormal, normal), 0).astype(np.uint8)
+
+
+def encode_nvfp4(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
+    """ggml's `quantize_row_nvfp4_ref`, which has no use for an importance."""
+    x = values.reshape(*values.shape[:-1], 4, 16)
+    d = _ue4m3(divided(xp.max(xp.abs(x), axis=-1), 6, xp), xp)
+    scale = lookup(_half_ue4m3(), d, xp)[..., None]
+    q = _closest(x, lambda i: product(np.float32(DOUBLED_E2M1[i]), scale, xp), xp)
+    return {"d": d, "qs": pack(ungrouped(q), 4, 8, xp)}
+
+
+MXFP4 = BlockFormat(GGMLType.MXFP4, 32, MXFP4_LAYOUT, decode_mxfp4, encode_mxfp4)
+NVFP4 = BlockFormat(GGMLType.NVFP4, 64, NVFP4_LAYOUT, decode_nvfp4, encode_nvfp4)

@@ -30,13 +30,30 @@ def _high_half(planes: Mapping[str, Array], xp: Any) -> Array:
     return (planes["values"].astype(np.uint32) << 16).view(np.float32)
 
 
+def encode_f32(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
+    return {"values": values}
+
+
+def encode_f16(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
+    """To nearest even; what is too large becomes infinite."""
+    return {"values": values.astype(np.float16)}
+
+
+def encode_bf16(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
+    """To nearest even; a NaN stays one, and quiet."""
+    bits = values.view(np.uint32)
+    rounded = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(16)
+    quiet = (bits >> np.uint32(16)) | np.uint32(64)
+    return {"values": xp.where(xp.isnan(values), quiet, rounded).astype(np.uint16)}
+
+
 def _layout(dtype: str) -> np.dtype:
     return np.dtype([("values", dtype)])
 
 
-F32 = BlockFormat(GGMLType.F32, 1, _layout("<f4"), _values)
-F16 = BlockFormat(GGMLType.F16, 1, _layout("<f2"), _widened)
-BF16 = BlockFormat(GGMLType.BF16, 1, _layout("<u2"), _high_half)
+F32 = BlockFormat(GGMLType.F32, 1, _layout("<f4"), _values, encode_f32)
+F16 = BlockFormat(GGMLType.F16, 1, _layout("<f2"), _widened, encode_f16)
+BF16 = BlockFormat(GGMLType.BF16, 1, _layout("<u2"), _high_half, encode_bf16)
 F64 = BlockFormat(GGMLType.F64, 1, _layout("<f8"), _values)
 I8 = BlockFormat(GGMLType.I8, 1, _layout("i1"), _values)
 I16 = BlockFormat(GGMLType.I16, 1, _layout("<i2"), _values)

@@ -18,9 +18,21 @@ from typing import Any
 
 import numpy as np
 
-from gguf_jax.formats.bits import grouped, ungrouped, unpack
+from gguf_jax.formats.bits import grouped, pack, ungrouped, unpack
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.ggml_type import GGMLType
+from gguf_jax.formats.rounding import (
+    elements_first,
+    elements_last,
+    half,
+    largest,
+    nearest,
+    product,
+    quotient,
+    square,
+    total,
+)
+from gguf_jax.formats.scale_search import importance_weights, settled_q3, symmetric
 
 LAYOUT = np.dtype([("hmask", "u1", 32), ("qs", "u1", 64), ("scales", "u1", 12), ("d", "<f2")])
 
@@ -32,4 +44,29 @@ def decode(planes: Mapping[str, Array], xp: Any) -> Array:
     return ungrouped(grouped(planes["d"].astype(np.float32) * scale.astype(np.float32), q))
 
 
-Q3_K = BlockFormat(GGMLType.Q3_K, 256, LAYOUT, decode)
+def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
+    """ggml's `quantize_row_q3_K_ref`, with importance `quantize_row_q3_K_impl`."""
+    x = elements_first(values, 16, xp)
+    if importance is None:
+        codes, scale = settled_q3(x, xp)
+        _, extreme = largest(xp.moveaxis(scale, -1, 0), xp)
+        inverse = quotient(np.float32(-32), extreme, xp)
+        scale_codes = xp.clip(nearest(product(inverse[..., None], scale, xp), xp), -32, 31) + np.float32(32)
+        scale_codes = xp.where((extreme == 0)[..., None], np.float32(0), scale_codes)
+        d = quotient(np.float32(1), inverse, xp)
+    else:
+        mean_square = np.float32(2) * total(square(elements_first(values, 256, xp), xp)) / np.float32(256)
+        weights = importance_weights(x, elements_first(importance, 16, xp), mean_square, xp)
+        codes, scale = symmetric(x, weights, 4, xp)
+        scale_codes, d = symmetric(xp.moveaxis(scale, -1, 0), xp.moveaxis(total(weights), -1, 0), 32, xp)
+        scale_codes = xp.moveaxis(scale_codes, 0, -1)
+    stored, d = half(d)
+    scale = product(d[..., None], scale_codes - np.float32(32), xp)
+    again = xp.clip(nearest(quotient(x, scale, xp), xp), -4, 3) + np.float32(4)
+    codes = elements_last(xp.where(scale == 0, codes, again), xp).astype(np.uint8)
+    scale_codes = scale_codes.astype(np.uint8)
+    scales = xp.concatenate([pack(scale_codes & 15, 4, 8, xp), pack(scale_codes >> 4, 2, 4, xp)], axis=-1)
+    return {"hmask": pack(codes >> 2, 1, 32, xp), "qs": pack(codes & 3, 2, 32, xp), "scales": scales, "d": stored}
+
+
+Q3_K = BlockFormat(GGMLType.Q3_K, 256, LAYOUT, decode, encode)

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from gguf_jax.formats.bits import grouped, ungrouped, unpack
+from gguf_jax.formats.bits import grouped, pack, ungrouped, unpack
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.ggml_type import GGMLType
-from gguf_jax.formats.q4_k import scales_and_minima
+from gguf_jax.formats.q4_k import scales_and_minima, search
+from gguf_jax.formats.scale_search import affine_factors
 
 LAYOUT = np.dtype([("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qh", "u1", 32), ("qs", "u1", 128)])
 
@@ -30,4 +31,10 @@ def decode(planes: Mapping[str, Array], xp: Any) -> Array:
     return ungrouped(grouped(scale, q) - minimum[..., None])
 
 
-Q5_K = BlockFormat(GGMLType.Q5_K, 256, LAYOUT, decode)
+def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
+    """ggml's `quantize_row_q5_K_ref`, with importance `quantize_row_q5_K_impl`."""
+    codes, planes = search(values, importance, 31, affine_factors(31, -0.5, 0.1, 15), xp)
+    return {**planes, "qh": pack(codes >> 4, 1, 32, xp), "qs": pack(codes & 15, 4, 32, xp)}
+
+
+Q5_K = BlockFormat(GGMLType.Q5_K, 256, LAYOUT, decode, encode)

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from gguf_jax.formats.bits import grouped, ungrouped, unpack
+from gguf_jax.formats.bits import grouped, pack, ungrouped, unpack
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.ggml_type import GGMLType
+from gguf_jax.formats.rounding import elements_first, elements_last, half, largest, nearest, product, quotient, square
+from gguf_jax.formats.scale_search import EPSILON, symmetric
 
 LAYOUT = np.dtype([("ql", "u1", 128), ("qh", "u1", 64), ("scales", "i1", 16), ("d", "<f2")])
 
@@ -28,4 +30,23 @@ def decode(planes: Mapping[str, Array], xp: Any) -> Array:
     return ungrouped(grouped(scale, q.astype(np.int8) - 32))
 
 
-Q6_K = BlockFormat(GGMLType.Q6_K, 256, LAYOUT, decode)
+def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
+    """ggml's `quantize_row_q6_K_ref`, with importance `quantize_row_q6_K_impl`."""
+    x = elements_first(values, 16, xp)
+    weights = square(x, xp) if importance is None else elements_first(importance, 16, xp)
+    codes, scale = symmetric(x, weights, 32, xp)
+    magnitude, extreme = largest(xp.moveaxis(scale, -1, 0), xp)
+    empty = (magnitude < EPSILON)[..., None]
+    inverse = quotient(np.float32(-128), extreme, xp)
+    stored, d = half(xp.where(empty[..., 0], 0, quotient(np.float32(1), inverse, xp)))
+    scale_codes = xp.minimum(nearest(product(inverse[..., None], scale, xp), xp), np.float32(127))
+    scale_codes = xp.where(empty, np.float32(0), scale_codes)
+    scale = product(d[..., None], scale_codes, xp)
+    again = xp.clip(nearest(quotient(x, scale, xp), xp), -32, 31) + np.float32(32)
+    codes = xp.where(empty, np.float32(0), xp.where(scale == 0, codes, again))
+    codes = elements_last(codes, xp).astype(np.uint8)
+    low, high = pack(codes & 15, 4, 64, xp), pack(codes >> 4, 2, 32, xp)
+    return {"ql": low, "qh": high, "scales": scale_codes.astype(np.int8), "d": stored}
+
+
+Q6_K = BlockFormat(GGMLType.Q6_K, 256, LAYOUT, decode, encode)

@@ -23,9 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from gguf_jax.formats.bits import grouped, ungrouped, unpack
+from gguf_jax.formats.bits import grouped, pack, ungrouped, unpack
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.ggml_type import GGMLType
+from gguf_jax.formats.rounding import away, product, quotient
 
 TQ1_0_LAYOUT = np.dtype([("qs", "u1", 48), ("qh", "u1", 4), ("d", "<f2")])
 TQ2_0_LAYOUT = np.dtype([("qs", "u1", 64), ("d", "<f2")])
@@ -48,5 +49,35 @@ def decode_tq2_0(planes: Mapping[str, Array], xp: Any) -> Array:
     return ungrouped(grouped(planes["d"].astype(np.float32), q))
 
 
-TQ1_0 = BlockFormat(GGMLType.TQ1_0, 256, TQ1_0_LAYOUT, decode_tq1_0)
-TQ2_0 = BlockFormat(GGMLType.TQ2_0, 256, TQ2_0_LAYOUT, decode_tq2_0)
+def _signs(values: Array, xp: Any) -> tuple[Array, Array]:
+    """The largest magnitude, float16 `[..., 1]`, and codes 0, 1, 2, uint8 `[..., 256]`."""
+    d = xp.max(xp.abs(values), axis=-1, keepdims=True)
+    x = product(values, quotient(np.float32(1), d, xp), xp)
+    return d.astype(np.float16), (away(x, xp) + np.float32(1)).astype(np.uint8)
+
+
+def _fractions(q: Array, run: int, n: int) -> Array:
+    """The inverse of `_digits`: codes `[..., n * run]` -> bytes `[..., run]`; fewer than 5 digits end in zeros."""
+    *lead, _ = q.shape
+    digits = q.reshape(*lead, n, run).astype(np.uint16)
+    number = digits[..., 0, :]
+    for i in range(1, 5):
+        number = number * np.uint16(3) + (digits[..., i, :] if i < n else np.uint16(0))
+    return ((number * np.uint16(256) + np.uint16(242)) // np.uint16(243)).astype(np.uint8)
+
+
+def encode_tq1_0(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
+    """ggml's `quantize_row_tq1_0_ref`, which has no use for an importance."""
+    d, q = _signs(values, xp)
+    qs = xp.concatenate([_fractions(q[..., :160], 32, 5), _fractions(q[..., 160:240], 16, 5)], axis=-1)
+    return {"qs": qs, "qh": _fractions(q[..., 240:], 4, 4), "d": d}
+
+
+def encode_tq2_0(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
+    """ggml's `quantize_row_tq2_0_ref`, which has no use for an importance."""
+    d, q = _signs(values, xp)
+    return {"qs": pack(q, 2, 32, xp), "d": d}
+
+
+TQ1_0 = BlockFormat(GGMLType.TQ1_0, 256, TQ1_0_LAYOUT, decode_tq1_0, encode_tq1_0)
+TQ2_0 = BlockFormat(GGMLType.TQ2_0, 256, TQ2_0_LAYOUT, decode_tq2_0, encode_tq2_0)

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.formats import FORMATS, GGMLType
-from gguf_jax.formats.legacy import encode_q4_0, encode_q8_0
 from gguf_jax.quantized_array import FLOATS, QuantizedArray, Weight
 
 CACHE_TYPES = {
@@ -23,8 +22,6 @@ CACHE_TYPES = {
 """Name -> ggml type that keys or values can be kept as."""
 
 DEFAULT_CACHE_TYPE = "f16"
-
-ENCODERS = {GGMLType.Q8_0: encode_q8_0, GGMLType.Q4_0: encode_q4_0}
 
 CacheType = str | GGMLType | jax.typing.DTypeLike
 """One of `CACHE_TYPES` by name, as a ggml type or as a dtype."""
@@ -111,6 +108,8 @@ def write(buffer: Weight, rows: jax.Array, positions: jax.Array) -> Weight:
     if not isinstance(buffer, QuantizedArray):
         return put(buffer, rows)
     blocks = rows.astype(jnp.float32).reshape(*rows.shape[:-1], -1, buffer.format.block_size)
-    encoded = ENCODERS[buffer.type](blocks, jnp)  # [B, T, G, n_blocks, width]
+    encode = buffer.format.encode
+    assert encode is not None  # every packed type of a cache has one
+    encoded = encode(blocks, None, jnp)  # [B, T, G, n_blocks, width]
     planes = {n: put(plane, encoded[n].reshape(*rows.shape[:-1], -1)) for n, plane in buffer.planes.items()}
     return QuantizedArray(planes, buffer.type)

@@ -8,7 +8,7 @@ import pytest
 import gguf_jax as gj
 from gguf_jax.formats import GGMLType
 from gguf_jax.nn import kv_cache
-from gguf_jax.nn.kv_cache import CACHE_TYPES, DEFAULT_CACHE_TYPE, ENCODERS, FLOATS, cache_types
+from gguf_jax.nn.kv_cache import CACHE_TYPES, DEFAULT_CACHE_TYPE, FLOATS, cache_types
 from gguf_jax.quantized_array import QuantizedArray
 from tests.support import small_model
 
@@ -32,7 +32,7 @@ def test_exact_rows(name):
     if type in FLOATS:
         encoded = [np.asarray(jnp.asarray(rows, FLOATS[type]))]
     else:
-        planes = ENCODERS[type](rows.reshape(2, 3, 2, 2, 32), np)
+        planes = FORMATS[type].encode(rows.reshape(2, 3, 2, 2, 32), None, np)
         encoded = [planes[plane].reshape(2, 3, 2, -1) for plane in sorted(planes)]  # as JAX orders a dict's leaves
     written = {(0, 4): (0, 0), (0, 0): (0, 1), (0, 2): (0, 2), (1, 5): (1, 1)}
     for plane, expected in zip(bits(found), encoded, strict=True):
