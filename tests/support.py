@@ -44,11 +44,11 @@ def columns_of(type: GGMLType, blocks: int = 2) -> int:
     return blocks * FORMATS[type].block_size
 
 
-def needed(implementation: str, call: Callable[..., Any], *args: Any) -> Any:
-    """`call(*args)`; the test is skipped where the native library is not there and `implementation` needs it."""
+def needed(implementation: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """`call(*args, **kwargs)`; the test is skipped where the native library is not there and `implementation` needs it."""
     if implementation == "native" and not available():
         pytest.skip("the native library is not built, or is switched off")
-    return call(*args)
+    return call(*args, **kwargs)
 
 
 def small_config(**changes: object) -> DecoderConfig:

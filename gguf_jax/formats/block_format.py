@@ -112,5 +112,6 @@ class BlockFormat:
         shape = (*lead, blocks, self.block_size)
         if importance is not None:
             importance = xp.broadcast_to(importance, values.shape).reshape(shape)
-        planes = self.encode(values.reshape(shape), importance, xp)
-        return {name: planes[name].reshape(*lead, -1) for name in self._names}
+        with np.errstate(all="ignore"):  # lanes whose result is not used divide by zero, and scales may overflow
+            planes = self.encode(values.reshape(shape), importance, xp)
+        return {name: planes[name].reshape(*lead, blocks * width) for name, width in self.widths.items()}

@@ -80,6 +80,15 @@ def loop(n: int, body: Callable[[Any, Carry], Carry], carry: Carry, xp: Any) -> 
     return jax.lax.fori_loop(0, n, body, carry)
 
 
+def with_row(rows: Array, i: Any, row: Array, xp: Any) -> Array:
+    """`rows` with `row` at index i of the first axis."""
+    if xp is not np:
+        return rows.at[i].set(row)
+    rows = rows.copy()
+    rows[i] = row
+    return rows
+
+
 def largest(x: Array, xp: Any) -> tuple[Array, Array]:
     """Along the first axis: the largest magnitude, and the element that has it (the first of equals), with its sign."""
     magnitude = xp.abs(x)

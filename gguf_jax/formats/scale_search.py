@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gguf_jax.formats.block_format import Array
-from gguf_jax.formats.rounding import largest, loop, nearest, product, quotient, square, total
+from gguf_jax.formats.rounding import largest, loop, nearest, product, quotient, square, total, with_row
 
 F = np.float32
 EPSILON = F(1e-15)
@@ -116,30 +116,30 @@ def _settled(
     `signed` is `make_q3_quants`'s variant, else `make_qp_quants`'s: they ask for a positive sum of squares at
     different moments. Returns codes and scale.
     """
-    n = len(x)
     weighted = product(weights, x, xp)
 
-    def once(_: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
-        codes, sum_lx, sum_l2 = list(state[0]), state[1], state[2]
-        for i in range(n):
-            lx = sum_lx - product(weighted[i], codes[i], xp)
-            l2 = sum_l2 - product(product(weights[i], codes[i], xp), codes[i], xp)
-            allowed = lx > 0 if signed else (lx > 0) & (l2 > 0)
-            code = nearest(quotient(product(x[i], l2, xp), lx, xp), xp)
-            code = xp.clip(code, F(low), F(high)) if signed else xp.minimum(code, F(high))
-            lx = lx + product(weighted[i], code, xp)
-            l2 = l2 + product(product(weights[i], code, xp), code, xp)
-            better = product(square(lx, xp), sum_l2, xp) > product(square(sum_lx, xp), l2, xp)
-            moved = allowed & (code != codes[i]) & better
-            if signed:
-                moved = moved & (l2 > 0)
-            codes[i] = xp.where(moved, code if signed else _byte(code, xp), codes[i])
-            sum_lx, sum_l2 = xp.where(moved, lx, sum_lx), xp.where(moved, l2, sum_l2)
-        return tuple(codes), sum_lx, sum_l2
+    def move(i: Any, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        codes, sum_lx, sum_l2 = state
+        old = codes[i]
+        lx = sum_lx - product(weighted[i], old, xp)
+        l2 = sum_l2 - product(product(weights[i], old, xp), old, xp)
+        allowed = lx > 0 if signed else (lx > 0) & (l2 > 0)
+        code = nearest(quotient(product(x[i], l2, xp), lx, xp), xp)
+        code = xp.clip(code, F(low), F(high)) if signed else xp.minimum(code, F(high))
+        lx = lx + product(weighted[i], code, xp)
+        l2 = l2 + product(product(weights[i], code, xp), code, xp)
+        better = product(square(lx, xp), sum_l2, xp) > product(square(sum_lx, xp), l2, xp)
+        moved = allowed & (code != old) & better
+        if signed:
+            moved = moved & (l2 > 0)
+        codes = with_row(codes, i, xp.where(moved, code if signed else _byte(code, xp), old), xp)
+        return codes, xp.where(moved, lx, sum_lx), xp.where(moved, l2, sum_l2)
 
-    start = (tuple(codes[i] for i in range(n)), sum_lx, sum_l2)
-    settled, sum_lx, sum_l2 = loop(5, once, start, xp)
-    return xp.stack(settled), xp.where(sum_l2 > 0, quotient(sum_lx, sum_l2, xp), F(0))
+    def once(_: Any, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        return loop(len(x), move, state, xp)
+
+    codes, sum_lx, sum_l2 = loop(5, once, (codes, sum_lx, sum_l2), xp)
+    return codes, xp.where(sum_l2 > 0, quotient(sum_lx, sum_l2, xp), F(0))
 
 
 def _byte(code: Array, xp: Any) -> Array:

@@ -1,6 +1,7 @@
 """Operations on packed weights: one meaning each (`xla`), several implementations."""
 
 from gguf_jax.ops.attention import attention, attention_spans
+from gguf_jax.ops.encode import encode
 from gguf_jax.ops.linear import gated_linear, linear, linears
 from gguf_jax.ops.precision import Precision
 from gguf_jax.ops.prepare import Memory, prepare, prepare_blocks
@@ -13,6 +14,7 @@ __all__ = [
     "Precision",
     "attention",
     "attention_spans",
+    "encode",
     "gated_linear",
     "linear",
     "linears",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gguf_jax as gj
-from gguf_jax.formats import GGMLType
+from gguf_jax.formats import FORMATS, GGMLType
 from gguf_jax.nn import kv_cache
 from gguf_jax.nn.kv_cache import CACHE_TYPES, DEFAULT_CACHE_TYPE, FLOATS, cache_types
 from gguf_jax.quantized_array import QuantizedArray

@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from gguf_jax.formats.codebooks import codebook
+from gguf_jax.formats.grid_search import grid as search_grid
 from gguf_jax.ops.native.codebooks import CODEBOOKS
 
 # XLA_FFI_DataType
@@ -39,6 +40,11 @@ class Runner:
         for type, name in CODEBOOKS.items():
             grid = np.ascontiguousarray(codebook(name))
             self._send(struct.pack("<Biii", 1, type, *grid.shape) + grid.tobytes())
+            assert self._read(1) == b"\0", name
+            book = search_grid(name)
+            numbers = (type, *book.codes.shape, book.base, len(book.first), len(book.members))
+            arrays = [book.codes, book.on_grid, book.first, book.count, book.members]
+            self._send(struct.pack("<B6i", 3, *numbers) + b"".join(array.tobytes() for array in arrays))
             assert self._read(1) == b"\0", name
 
     def call(

@@ -2,6 +2,7 @@
 // `emulated.py` sends calls to its stdin and reads results from its stdout. Numbers are little-endian, as both sides are.
 //
 //   codebook   u8 1, i32 type, i32 entries, i32 width, the bytes                     -> u8 0
+//   grid       u8 3, i32 type, entries, size, base, combinations, members; the arrays of gguf_jax_set_search_grid -> u8 0
 //   call       u8 2, text symbol, arguments, results (without data), attributes      -> u8 0, the results' data
 //                                                                                     or u8 1, text message
 //   text       u32 length, the bytes
@@ -19,6 +20,9 @@
 #include "xla/ffi/api/c_api.h"
 
 extern "C" int gguf_jax_set_codebook(int type, const void* values, int entries, int width);
+extern "C" int gguf_jax_set_search_grid(int type, int entries, int size, int base, int combinations,
+                                        const int8_t* codes, const uint8_t* on_grid, const int32_t* first,
+                                        const int32_t* count, const int32_t* members, int n_members);
 
 namespace {
 
@@ -131,6 +135,21 @@ void codebook() {
     put(uint8_t(gguf_jax_set_codebook(type, values.data(), entries, width) ? 1 : 0));
 }
 
+template <class T> std::vector<T> several(int64_t n) {
+    std::vector<T> values(static_cast<size_t>(n));
+    bytes(values.data(), values.size() * sizeof(T));
+    return values;
+}
+
+void search_grid() {
+    const auto n = several<int32_t>(6);
+    const auto codes = several<int8_t>(int64_t(n[1]) * n[2]);
+    const auto on_grid = several<uint8_t>(n[4]);
+    const auto first = several<int32_t>(n[4]), count = several<int32_t>(n[4]), members = several<int32_t>(n[5]);
+    put(uint8_t(gguf_jax_set_search_grid(n[0], n[1], n[2], n[3], n[4], codes.data(), on_grid.data(), first.data(),
+                                         count.data(), members.data(), n[5])));
+}
+
 }  // namespace
 
 int main() {
@@ -138,6 +157,7 @@ int main() {
         switch (number<uint8_t>()) {
             case 1: codebook(); break;
             case 2: call(); break;
+            case 3: search_grid(); break;
             default: return 1;
         }
         std::fflush(stdout);

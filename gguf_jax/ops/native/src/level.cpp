@@ -15,7 +15,12 @@
 
 namespace gguf_jax {
 
-const Level GJ_JOIN(LEVEL_, GJ_LEVEL) = {
-    GJ_STRING(GJ_LEVEL), &GJ_LEVEL::LINEAR, &GJ_LEVEL::ATTENTION, &GJ_LEVEL::LIMITS, &GJ_LEVEL::ROTATE, &GJ_LEVEL::NORM};
+namespace GJ_LEVEL {
+extern const EncodeKernels ENCODE;  // encode_level.cpp
+}
+
+const Level GJ_JOIN(LEVEL_, GJ_LEVEL) = {GJ_STRING(GJ_LEVEL),  &GJ_LEVEL::LINEAR, &GJ_LEVEL::ATTENTION,
+                                         &GJ_LEVEL::LIMITS,    &GJ_LEVEL::ROTATE, &GJ_LEVEL::NORM,
+                                         &GJ_LEVEL::ENCODE};
 
 }  // namespace gguf_jax

@@ -8,6 +8,7 @@ struct AttentionKernels;  // attention.h
 struct LimitKernels;      // limits.h
 struct RotateKernels;     // rotate.h
 struct NormKernels;       // norm.h
+struct EncodeKernels;     // encode.h
 
 struct Level {
     const char* name;
@@ -16,6 +17,7 @@ struct Level {
     const LimitKernels* limits;
     const RotateKernels* rotate;
     const NormKernels* norm;
+    const EncodeKernels* encode;
 };
 
 extern const Level LEVEL_portable;

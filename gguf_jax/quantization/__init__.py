@@ -1,0 +1,1 @@
+"""Quantizing a file: which type each tensor gets, and making it. Importing this package does not import JAX."""
