@@ -20,7 +20,7 @@ LAYERS = (
     ("models",),
     ("tokenizers", "checkpoint"),
     ("generation",),
-    ("api", "bench"),
+    ("quantization", "api", "bench"),
     ("cli", "__main__"),
 )
 ORDER = [unit for row in LAYERS for unit in row]

@@ -10,8 +10,12 @@ from gguf_jax.cli import options
 from gguf_jax.cli.bench import bench
 from gguf_jax.cli.chat import chat
 from gguf_jax.cli.doctor import doctor
+from gguf_jax.cli.edit import convert_endian, set_metadata
+from gguf_jax.cli.hash import hash_tensors
 from gguf_jax.cli.output import write
+from gguf_jax.cli.quantize import quantize
 from gguf_jax.cli.run import run
+from gguf_jax.cli.split import merge, split
 from gguf_jax.cli.tokenize import tokenize
 
 app = typer.Typer(
@@ -27,6 +31,12 @@ app.command()(chat)
 app.command()(tokenize)
 app.command()(bench)
 app.command()(doctor)
+app.command()(quantize)
+app.command()(split)
+app.command()(merge)
+app.command("hash")(hash_tensors)
+app.command()(set_metadata)
+app.command()(convert_endian)
 
 
 @app.command()
