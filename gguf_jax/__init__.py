@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gguf_jax.models import ARCHITECTURES, Decoder, DecoderConfig
     from gguf_jax.nn import PackedParam
     from gguf_jax.quantization.array import QuantizationError, quantization_error, quantize
+    from gguf_jax.quantization.file import quantize_file
     from gguf_jax.quantized_array import QuantizedArray
     from gguf_jax.tokenizers import Tokenizer
     from gguf_jax.tokenizers.from_file import tokenizer
@@ -38,6 +39,7 @@ _HOME = {
     "gguf": ["GGUFFile", "Metadata", "TensorView", "Typed", "read", "write"],
     "models": ["ARCHITECTURES", "Decoder", "DecoderConfig"],
     "nn": ["PackedParam"],
+    "quantization.file": ["quantize_file"],
     "quantization.array": ["QuantizationError", "quantization_error", "quantize"],
     "quantized_array": ["QuantizedArray"],
     "tokenizers": ["Tokenizer"],
@@ -49,7 +51,7 @@ __all__ = [  # noqa: RUF022 - by subject, as the documentation has them
     "load", "save", "generate", "tokenizer", "bundled_model",
     "read", "write", "GGUFFile", "TensorView", "Metadata", "Typed",
     "QuantizedArray", "PackedParam", "GGMLType", "FileType", "BlockFormat", "FORMATS",
-    "quantize", "quantization_error", "QuantizationError",
+    "quantize", "quantize_file", "quantization_error", "QuantizationError",
     "Decoder", "DecoderConfig", "ARCHITECTURES",
     "Engine", "SamplingParams", "Completion", "Tokenizer",
     "GGUFJaxError", "GGUFError", "Unsupported",

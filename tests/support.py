@@ -45,7 +45,7 @@ def columns_of(type: GGMLType, blocks: int = 2) -> int:
 
 
 def needed(implementation: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """`call(*args, **kwargs)`; the test is skipped where the native library is not there and `implementation` needs it."""
+    """What `call` returns; the test is skipped where the native library is not there and `implementation` needs it."""
     if implementation == "native" and not available():
         pytest.skip("the native library is not built, or is switched off")
     return call(*args, **kwargs)

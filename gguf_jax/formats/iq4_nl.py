@@ -77,7 +77,7 @@ def search(values: Array, importance: Array | None, xp: Any) -> tuple[Array, Arr
         return total(product(weighted, x, xp)), total(product(weighted, q, xp))
 
     # the reference's inverse scale, of a rounded scale
-    sum_qx, sum_q2 = sums(quotient(np.float32(1), divided(-extreme, lowest, xp), xp))
+    sum_qx, sum_q2 = sums(quotient(np.float32(1), divided(-extreme, float(lowest), xp), xp))
     scale = xp.where(sum_q2 > 0, quotient(sum_qx, sum_q2, xp), np.float32(0))
 
     def attempt(i: Any, best: tuple[Array, Array]) -> tuple[Array, Array]:

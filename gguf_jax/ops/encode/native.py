@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,8 +42,7 @@ def _planes(blocks: jax.Array, type: GGMLType) -> dict[str, jax.Array]:
     form = FORMATS[type]
     *lead, n_blocks, _ = blocks.shape
     planes = {}
-    fields = form.layout.fields
-    assert fields is not None
+    fields: Any = form.layout.fields
     for name, width in form.widths.items():
         dtype, offset = form.layout[name].base, fields[name][1]
         part = blocks[..., offset : offset + width * dtype.itemsize]

@@ -15,7 +15,7 @@ struct SearchGrid {
     const Combination* combinations;
     const uint32_t* packed;  // a neighbour's codes, three bits each
     const uint16_t* member;  // its number in the codebook
-    const float* codes;      // [entries][size]
+    const float* values;     // [entries][size]: 2 * code + 1, of IQ1 code - 1
 };
 
 struct EncodeJob {

@@ -37,7 +37,7 @@ constexpr bool by_row(int type) { return type == 2 || type == 3 || type == 6 || 
 struct Kept {
     SearchGrid grid;
     std::vector<SearchGrid::Combination> combinations;
-    std::vector<float> codes;
+    std::vector<float> values;
     std::vector<uint32_t> packed;
     std::vector<uint16_t> member;
 };
@@ -154,7 +154,7 @@ GGUF_JAX_API int gguf_jax_set_search_grid(int type, int entries, int size, int b
     auto k = std::make_unique<Kept>();
     for (int i = 0; i < entries * size; ++i) {
         if (codes[i] < 0 || codes[i] >= base) return 1;
-        k->codes.push_back(float(codes[i]));
+        k->values.push_back(type == 19 ? float(codes[i] - 1) : float(2 * codes[i] + 1));
     }
     for (int c = 0; c < combinations; ++c) {
         if (count[c] < 1 || count[c] > 65528 || first[c] < 0 || first[c] > n_members - count[c]) return 1;
@@ -173,7 +173,7 @@ GGUF_JAX_API int gguf_jax_set_search_grid(int type, int entries, int size, int b
             k->member.push_back(uint16_t(member));
         }
     }
-    k->grid = {k->combinations.data(), k->packed.data(), k->member.data(), k->codes.data()};
+    k->grid = {k->combinations.data(), k->packed.data(), k->member.data(), k->values.data()};
     kept[type].store(k.release(), std::memory_order_release);
     return 0;
 }

@@ -24,14 +24,32 @@ inline F8 permuted(const F8& table, const I8& index) {  // the low three bits of
 #endif
 }
 
-// The position whose error is least, the first of equals.
-inline int first_of_least(const F8& error, const I8& position) {
 #ifdef __AVX2__
+// Where the least of eight stands.
+inline __m256 equal_to_least(const F8& error) {
     const __m256 e = (__m256)error;
     __m256 least = _mm256_min_ps(e, _mm256_permute2f128_ps(e, e, 1));
     least = _mm256_min_ps(least, _mm256_permute_ps(least, 0x4e));
     least = _mm256_min_ps(least, _mm256_permute_ps(least, 0xb1));
-    const __m256i equal = _mm256_castps_si256(_mm256_cmp_ps(e, least, _CMP_EQ_OQ));
+    return _mm256_cmp_ps(e, least, _CMP_EQ_OQ);
+}
+#endif
+
+// The least of eight, the first of equals; any of them if they are no numbers.
+inline int first_of_least(const F8& error) {
+#ifdef __AVX2__
+    return __builtin_ctz(unsigned(_mm256_movemask_ps(equal_to_least(error))) | 0x80);
+#else
+    int found = 0;
+    for (int i = 1; i < 8; ++i) found = error[i] < error[found] ? i : found;
+    return found;
+#endif
+}
+
+// The position whose error is least, the first of equals.
+inline int first_of_least(const F8& error, const I8& position) {
+#ifdef __AVX2__
+    const __m256i equal = _mm256_castps_si256(equal_to_least(error));
     __m256i p = _mm256_blendv_epi8(_mm256_set1_epi32(0x7fffffff), (__m256i)position, equal);
     p = _mm256_min_epi32(p, _mm256_permute2x128_si256(p, p, 1));
     p = _mm256_min_epi32(p, _mm256_shuffle_epi32(p, 0x4e));
@@ -67,15 +85,14 @@ template <int SIZE> struct Targets {
 };
 
 // For the vector of every block: the neighbour of its combination that is closest to the target, `reached(b)` being the
-// values of the codes in block b. Gives its codes and its number; returns which combinations were vectors themselves.
+// values of the codes in block b. Gives its elements and its number; returns which combinations were vectors themselves.
 //
 // Most lists fit one register. Those that do not wait until all blocks have looked at their first eight neighbours: a
 // branch in each block's search would be guessed wrongly too often.
 template <int SIZE, class Reached>
-inline Mask nearest_neighbours(const SearchGrid& grid, const Targets<SIZE>& target, I combination, Reached reached, F* codes,
+inline Mask nearest_neighbours(const SearchGrid& grid, const Targets<SIZE>& target, I combination, Reached reached, F* vector,
                                I& entry) {
     F8 terms[LANES][4], errors[LANES];
-    I8 positions[LANES];
     SearchGrid::Combination of[LANES];
     int longer[LANES + 1], n_longer = 0;
     int32_t number[LANES], on_grid[LANES], found[LANES];
@@ -98,14 +115,14 @@ inline Mask nearest_neighbours(const SearchGrid& grid, const Targets<SIZE>& targ
             terms[b][i] = target.w[b][i] * difference * difference;
         }
         errors[b] = error_of(terms[b], of[b].first);
-        positions[b] = I8{0, 1, 2, 3, 4, 5, 6, 7} + of[b].first;
+        found[b] = of[b].first + first_of_least(errors[b]);
         longer[n_longer] = b;
         n_longer += of[b].count > 8;
     }
     for (int m = 0; m < n_longer; ++m) {
         const int b = longer[m];
         F8 best = errors[b];
-        I8 at = positions[b], position = at;
+        I8 at = I8{0, 1, 2, 3, 4, 5, 6, 7} + of[b].first, position = at;
         for (int j = 8; j < of[b].count; j += 8) {
             const F8 error = error_of(terms[b], of[b].first + j);
             position += 8;
@@ -113,15 +130,14 @@ inline Mask nearest_neighbours(const SearchGrid& grid, const Targets<SIZE>& targ
             best = less ? error : best;
             at = less ? position : at;
         }
-        errors[b] = best;
-        positions[b] = at;
+        found[b] = first_of_least(best, at);
     }
     alignas(64) float rows[LANES < 8 ? 8 : LANES][8];
     for (int b = 0; b < LANES; ++b) {
-        found[b] = grid.member[first_of_least(errors[b], positions[b])];
-        std::memcpy(rows[b], grid.codes + size_t(found[b]) * SIZE, SIZE * 4);
+        found[b] = grid.member[found[b]];
+        std::memcpy(rows[b], grid.values + size_t(found[b]) * SIZE, SIZE * 4);
     }
-    for (int b = 0; b < LANES; b += 8) turned8<SIZE>(rows[b], 8, reinterpret_cast<float*>(codes) + b);
+    for (int b = 0; b < LANES; b += 8) turned8<SIZE>(rows[b], 8, reinterpret_cast<float*>(vector) + b);
     std::memcpy(&entry, found, sizeof found);
     Mask itself;
     std::memcpy(&itself, on_grid, sizeof on_grid);
@@ -151,26 +167,26 @@ inline F grid_scale(const F* x, const F* w, const SearchGrid& grid, float middle
     const F8 levels = SIZE == 8 ? F8{1, 3, 5, 7, 1, 3, 5, 7} : F8{1, 3, 5, 7, 9, 11, 13, 15};
     Targets<SIZE> targets[K];
     for (int k = 0; k < K; ++k) targets[k].set(x + k * SIZE, roots + k * SIZE);
-    // Vector k under a scale: its codes (of the vector that was found) and number; whether rounding alone gave it.
-    auto snap = [&](int k, F inverse, F this_scale, F* codes, I& entry) -> Mask {
+    // Vector k under a scale: its elements 2 * code + 1 and number; whether rounding alone gave it.
+    auto snap = [&](int k, F inverse, F this_scale, F* vector, I& entry) -> Mask {
+        F codes[SIZE];
 #pragma GCC unroll 8
         for (int i = 0; i < SIZE; ++i)
             codes[i] = clamp(nearest(0.5f * (inverse * x[k * SIZE + i] - 1.0f)), 0, BASE - 1);
         return nearest_neighbours<SIZE>(
-            grid, targets[k], combination_of<SIZE>(codes, BASE), [&](int b) { return this_scale[b] * levels; }, codes, entry);
+            grid, targets[k], combination_of<SIZE>(codes, BASE), [&](int b) { return this_scale[b] * levels; }, vector, entry);
     };
-    auto sums = [&](const F* codes, F& sum_qx, F& sum_q2) {
+    auto sums = [&](const F* q, F& sum_qx, F& sum_q2) {
         sum_qx = sum_q2 = F{};
         for (int i = 0; i < N; ++i) {
-            const F q = 2.0f * codes[i] + 1.0f;
-            sum_qx += wx[i] * q;
-            sum_q2 += w[i] * q * q;
+            sum_qx += wx[i] * q[i];
+            sum_q2 += w[i] * q[i] * q[i];
         }
     };
 
-    F codes[N], best = F{};
+    F q[N], best = F{};
     Mask on_grid[K];
-    for (int i = 0; i < N; ++i) codes[i] = F{};
+    for (int i = 0; i < N; ++i) q[i] = splat(1.0f);
     for (int k = 0; k < K; ++k) {
         entries[k] = I{} + grid.member[grid.combinations[0].first];
         on_grid[k] = AGAIN == Again::ALL_IF_ANY_OFF_GRID ? Mask{} : Mask{} - 1;
@@ -187,7 +203,7 @@ inline F grid_scale(const F* x, const F* w, const SearchGrid& grid, float middle
         if (!any(better)) continue;
         scale = pick(better, sum_qx / sum_q2, scale);
         best = pick(better, scale * sum_qx, best);
-        for (int i = 0; i < N; ++i) codes[i] = pick(better, trial[i], codes[i]);
+        for (int i = 0; i < N; ++i) q[i] = pick(better, trial[i], q[i]);
         for (int k = 0; k < K; ++k) {
             entries[k] = pick(better, entry[k], entries[k]);
             on_grid[k] = pick(better, on[k], on_grid[k]);
@@ -203,10 +219,10 @@ inline F grid_scale(const F* x, const F* w, const SearchGrid& grid, float middle
         I entry;
         snap(k, inverse, scale, trial, entry);
         const Mask anew = AGAIN == Again::OFF_GRID ? redo & ~on_grid[k] : redo;
-        for (int i = 0; i < SIZE; ++i) codes[k * SIZE + i] = pick(anew, trial[i], codes[k * SIZE + i]);
+        for (int i = 0; i < SIZE; ++i) q[k * SIZE + i] = pick(anew, trial[i], q[k * SIZE + i]);
         entries[k] = pick(anew, entry, entries[k]);
     }
-    sums(codes, sum_qx, sum_q2);
+    sums(q, sum_qx, sum_q2);
     return pick(redo & (sum_q2 > 0.0f), sum_qx / sum_q2, scale);
 }
 

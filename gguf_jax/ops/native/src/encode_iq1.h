@@ -39,7 +39,7 @@ template <int N> inline F snap_ternary(const F* x, const F* w, const SearchGrid&
     }
     F sum_qx = F{}, sum_q2 = F{};
     for (int i = 0; i < N; ++i) {
-        codes[i] = codes[i] - 1.0f + delta[i / 8];
+        codes[i] = codes[i] + delta[i / 8];
         const F wq = w[i] * codes[i];
         sum_qx += wq * x[i];
         sum_q2 += wq * codes[i];
@@ -260,7 +260,7 @@ struct IQ1M {
         for (int k = 0; k < 2; ++k) entries[k] = pick(empty, I{}, entries[k]);
         if (any(empty))  // what the first vector of the codebook, which then stands there, is worth
             for (int i = 0; i < 16; ++i)
-                codes[i] = pick(empty, splat(grid.codes[i % 8] - 1.0f + DELTA), codes[i]);
+                codes[i] = pick(empty, splat(grid.values[i % 8] + DELTA), codes[i]);
         return pick(empty, F{}, scale);
     }
 };
