@@ -3,8 +3,7 @@
     python benchmarks/quantize_speed.py LLAMA_QUANTIZE MODEL-F16.gguf [--types Q4_K_M] [--threads 2] [--rounds 3]
 
 `benchmarks/make_model.py qwen2-1.5b FILE --mix F16 --vocab ...` makes a model of a real one's shape. The input is read
-once before, so that it lies in the page cache for both. Medians count; the outputs are compared too. With --imatrix both
-are given that file.
+once before, so that it lies in the page cache for both. Medians count; the outputs are compared too.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def main() -> None:
     parser.add_argument("--types", default="Q4_K_M", help="names, with commas between them")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--imatrix")
+    parser.add_argument("--imatrix", help="for both")
     options = parser.parse_args()
     with open(options.model, "rb") as file:
         while file.read(1 << 24):

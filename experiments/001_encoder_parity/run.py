@@ -1,15 +1,18 @@
 """Are the encoders the C reference's, and what does each type cost? See README.md.
 
-    python experiments/001_encoder_parity/run.py QUANTS.npz [--out experiments/001_encoder_parity/results]
+    python experiments/001_encoder_parity/run.py configs/001_encoder_parity.toml [--types Q4_K,IQ2_XS]
 
-QUANTS.npz holds, for sets of rows, what the reference made of them with and without importance (`S/x`, `S/imatrix`,
-`S/TYPE/plain`, `S/TYPE/imatrix`); the project's tests read the same file.
+The vectors hold, for sets of rows, what the reference made of them with and without importance (`S/x`, `S/imatrix`,
+`S/TYPE/plain`, `S/TYPE/imatrix`); the project's tests read the same file. The status is 1 if fewer blocks are equal
+than the config expects.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -94,19 +97,20 @@ def plot(rows: list[dict[str, Any]], way: str, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("golden", metavar="QUANTS.npz")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("config", type=Path, metavar="CONFIG.toml")
     parser.add_argument("--types", help="names, with commas between them (default: all)")
     options = parser.parse_args()
+    config = tomllib.loads(options.config.read_text())
+    out = Path(config["results"])
     implementations = ["native", "jax"] if available() else ["jax"]
     wanted = options.types.upper().split(",") if options.types else None
-    options.out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     rows = []
-    with np.load(options.golden) as golden:
+    with np.load(config["vectors"]) as golden:
         for form in FORMATS.values():
             if form.encode is None or not form.is_quantized or (wanted and form.name not in wanted):
                 continue
-            for source in ("gauss", "student", "edge", "real"):
+            for source in config["sets"]:
                 rows += [
                     compared(form, golden, source, kind, implementations)
                     for kind in KINDS
@@ -114,10 +118,16 @@ def main() -> None:
                 ]
             print(form.name, flush=True)
     text = table(rows, implementations)
-    (options.out / "table.md").write_text(text)
-    (options.out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
-    plot(rows, implementations[0], options.out / "error.png")
+    (out / "table.md").write_text(text)
+    (out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    plot(rows, implementations[0], out / "error.png")
     print(text)
+    for way in implementations:
+        share = sum(row[f"equal_{way}"] for row in rows) / sum(row["blocks"] for row in rows)
+        if share < config["expected"]["equal_blocks"]:
+            sys.exit(
+                f"error: {way}: expected {config['expected']['equal_blocks']} of the blocks to be equal, found {share}"
+            )
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ from gguf_jax.formats.ggml_type import GGMLType
 from gguf_jax.nn import kv_cache
 from gguf_jax.ops.attention import shapes as attention_shapes
 from gguf_jax.ops.attention.api import IMPLEMENTATIONS as ATTENTION
+from gguf_jax.ops.encode import shapes as encode_shapes
+from gguf_jax.ops.encode.api import IMPLEMENTATIONS as ENCODE
 from gguf_jax.ops.linear import shapes as linear_shapes
 from gguf_jax.ops.linear.api import IMPLEMENTATIONS as LINEAR
 from gguf_jax.ops.rms_norm import shapes as rms_norm_shapes
@@ -106,7 +108,7 @@ class Chosen:
         Raises:
             GGUFJaxError: something is named that there is not.
         """
-        implementations = {*LINEAR, *ATTENTION, *TAKE_ROWS, *RMS_NORM, *ROTATE}
+        implementations = {*LINEAR, *ATTENTION, *TAKE_ROWS, *RMS_NORM, *ROTATE, *ENCODE}
         types = [type.name for type in GGMLType if type in FORMATS]
         for option, values, known in (
             ("--op", self.ops, list(OPS)),
@@ -259,6 +261,27 @@ def rotate(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing]:
                 yield Timing(*case, seconds, 2 * x.nbytes, 3.0 * x.size, _limits())
 
 
+def encode(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing]:
+    """With importance, which every type takes; its cost is the search, of which no limit is known but reading x."""
+    for shape_name, shape in chosen.of_shapes(encode_shapes.SHAPES):
+        for type in chosen.of_types([type for type, form in FORMATS.items() if form.encode and form.is_quantized]):
+            if shape.columns % FORMATS[type].block_size:
+                continue
+            importance = jnp.square(_normal(shape.columns, seed=1))
+            for name, rows in product(chosen.of_implementations(list(ENCODE)), chosen.rows or shape.rows):
+                on_case(f"encode {type.name} {shape_name} rows {rows} {name}")
+
+                def call(x: jax.Array, weights: jax.Array, type: GGMLType = type, name: str = name) -> jax.Array:
+                    planes = ops.encode(x, type, weights, implementation=name).planes
+                    return jnp.concatenate([plane.astype(jnp.float32) for plane in planes.values()], axis=-1)
+
+                x = _normal(rows, shape.columns)
+                seconds = _seconds(call, x, importance, x.nbytes, chosen.seconds)
+                if seconds is not None:
+                    case = "encode", type.name, shape_name, rows, name, "exact"
+                    yield Timing(*case, seconds, x.nbytes, 0.0, _limits())
+
+
 OPS = {
     "linear": linear,
     "linears": linears,
@@ -267,6 +290,7 @@ OPS = {
     "take_rows": take_rows,
     "rms_norm": rms_norm,
     "rotate": rotate,
+    "encode": encode,
 }
 SHAPES = {
     **linear_shapes.SHAPES,
@@ -276,6 +300,7 @@ SHAPES = {
     **take_rows_shapes.SHAPES,
     **rms_norm_shapes.SHAPES,
     **rotate_shapes.SHAPES,
+    **encode_shapes.SHAPES,
 }
 WEIGHT_TYPES = [type for type, form in FORMATS.items() if form.is_quantized or type in FLOATS]
 

@@ -161,12 +161,23 @@ def prepared(source: GGUFFile, request: Request, *, draft: bool, warn: Callable[
     Raises:
         GGUFJaxError: something cannot be done; see `quantize_file`.
     """
-    specs = [TensorSpec(view.name, view.shape, view.type) for view in source.tensors.values()]
+    views = list(source.tensors.values())
+    places = places_of(source) if request.keep_split else {}
+    if request.keep_split:  # as they lie in the files; rules that count tensors go by that order, too
+        views.sort(key=lambda view: places[view.name])
+    specs = [TensorSpec(view.name, view.shape, view.type) for view in views]
     importances = chosen_entries(request, warn)
     seen_by_rules = source.metadata.updated(request.overrides)
     decide = recipe.draft if draft else recipe.plan
     options = request.options
-    steps = decide(request.file_type, seen_by_rules, specs, has_imatrix=importances is not None, options=options)
+    steps = decide(
+        request.file_type,
+        seen_by_rules,
+        specs,
+        has_imatrix=importances is not None,
+        options=options,
+        keep_order=request.keep_split,
+    )
     for pattern, _ in options.tensor_types:
         if not any(compiled(pattern).search(step.name.encode("utf-8", "surrogateescape")) for step in steps):
             warn(f"--tensor-type {shown(pattern)}: no tensor has a name that it fits")
@@ -174,7 +185,7 @@ def prepared(source: GGUFFile, request: Request, *, draft: bool, warn: Callable[
         raise GGUFJaxError("expected one of --keep-split and --max-shard-size, found both")
     shards = [0] * len(steps)
     if request.keep_split and len(source.paths) > 1:
-        steps, shards = in_shards_of(source, steps)
+        shards = [places[step.source][0] for step in steps]
     tasks = [task_of(source, step, importances, warn) for step in steps]
     if importances is not None:
         without = [step.source for step in steps if lacks_entry(step, importances)]
@@ -241,14 +252,13 @@ def task_of(source: GGUFFile, step: Step, imatrix: Imatrix | None, warn: Callabl
     return dataclasses.replace(task, importance=np.ascontiguousarray(entry, np.float32).reshape(matrices, task.columns))
 
 
-def in_shards_of(source: GGUFFile, steps: list[Step]) -> tuple[list[Step], list[int]]:
-    """Steps in the order of the input's files and of the tensors in them, and the file of each."""
-    home: dict[str, tuple[int, int]] = {}
+def places_of(source: GGUFFile) -> dict[str, tuple[int, int]]:
+    """Where each tensor lies: which of the input's files it is in, and the offset there."""
+    found: dict[str, tuple[int, int]] = {}
     for number, path in enumerate(source.paths):
         with read(path, shards=False) as part:
-            home |= {name: (number, view.offset) for name, view in part.tensors.items()}
-    ordered = sorted(steps, key=lambda step: home[step.source])
-    return ordered, [home[step.source][0] for step in ordered]
+            found |= {name: (number, view.offset) for name, view in part.tensors.items()}
+    return found
 
 
 def shards_by_size(sizes: Sequence[int], limit: int) -> list[int]:

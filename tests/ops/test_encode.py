@@ -1,5 +1,8 @@
 """Contract of `ops.encode`: every implementation gives the C reference's bytes, for whole tensors and in programs."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -120,3 +123,24 @@ def test_refusals_of_rows():
         encode_rows(np.zeros((1, 64), np.float32), GGMLType.Q4_0, implementation="numpy")
     with pytest.raises(Unsupported, match="a type that packs"):
         needed("native", partial(encode, implementation="native"), np.zeros((1, 64), np.float32), GGMLType.F16)
+
+
+SHARDED = """
+import jax, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from gguf_jax.formats import GGMLType
+from gguf_jax.ops.encode.api import encode
+assert len(jax.devices()) == 4
+values = np.random.default_rng(0).standard_normal((8, 512)).astype(np.float32)
+importance = np.random.default_rng(1).lognormal(0, 1, 512).astype(np.float32)
+mesh = jax.make_mesh((4,), ("rows",), axis_types=(AxisType.Auto,))
+placed = jax.device_put(values, NamedSharding(mesh, PartitionSpec("rows")))
+for type in (GGMLType.Q4_0, GGMLType.Q3_K):
+    run = jax.jit(lambda v: encode(v, type, importance, implementation="xla"))
+    assert (run(placed).to_blocks() == run(values).to_blocks()).all(), type
+"""
+
+
+def test_bytes_do_not_depend_on_the_number_of_devices():
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", SHARDED], check=True, env=environment, timeout=300)
