@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -304,8 +305,10 @@ class Terminal:
         self.process.wait()
         os.close(self.fd)
 
-    def read(self):
-        """What comes next, "" when the program has gone."""
+    def read(self, seconds=120):
+        """What comes next, "" when the program has gone, or says nothing for so long."""
+        if not select.select([self.fd], [], [], max(0, seconds))[0]:
+            return ""
         try:
             return os.read(self.fd, 4096).decode("utf-8", "replace")
         except OSError:
@@ -316,7 +319,7 @@ class Terminal:
         end = time.monotonic() + seconds
         while text not in self.seen:
             assert time.monotonic() < end, f"waited for {text!r}, saw {self.seen!r}"
-            part = self.read()
+            part = self.read(end - time.monotonic())
             self.seen += part
             assert part or text in self.seen, f"waited for {text!r}, saw {self.seen!r}"
         before, self.seen = self.seen.split(text, 1)
