@@ -24,6 +24,8 @@ from gguf_jax.formats import FORMATS, BlockFormat, dequantize
 from gguf_jax.ops.native.library import available
 from gguf_jax.quantization.encoder import encode_rows
 
+# so that labels do not cover each other
+LABELS_LEFT = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS", "TQ1_0"}
 KINDS = {"plain": "without", "imatrix": "with"}
 
 
@@ -82,7 +84,8 @@ def plot(rows: list[dict[str, Any]], way: str, path: Path) -> None:
                 axes.annotate(
                     row["type"],
                     (row["bits"], row[f"error_{way}"]),
-                    xytext=(7, -3),
+                    xytext=(-7, -3) if row["type"] in LABELS_LEFT else (7, -3),
+                    ha="right" if row["type"] in LABELS_LEFT else "left",
                     textcoords="offset points",
                     fontsize=7,
                 )
