@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from gguf_jax.bundled import bundled_model
     from gguf_jax.checkpoint import save
     from gguf_jax.errors import GGUFError, GGUFJaxError, Unsupported
+    from gguf_jax.evals.imatrix import collect_imatrix
+    from gguf_jax.evals.kl_divergence import kl_divergence
+    from gguf_jax.evals.perplexity import perplexity
     from gguf_jax.formats import FORMATS, BlockFormat, FileType, GGMLType
     from gguf_jax.generation import Completion, Engine, SamplingParams, generate
     from gguf_jax.gguf import GGUFFile, Metadata, TensorView, Typed, read, write
@@ -34,6 +37,9 @@ _HOME = {
     "bundled": ["bundled_model"],
     "checkpoint": ["save"],
     "errors": ["GGUFError", "GGUFJaxError", "Unsupported"],
+    "evals.imatrix": ["collect_imatrix"],
+    "evals.kl_divergence": ["kl_divergence"],
+    "evals.perplexity": ["perplexity"],
     "formats": ["FORMATS", "BlockFormat", "FileType", "GGMLType"],
     "generation": ["Completion", "Engine", "SamplingParams", "generate"],
     "gguf": ["GGUFFile", "Metadata", "TensorView", "Typed", "read", "write"],
@@ -52,6 +58,7 @@ __all__ = [  # noqa: RUF022 - by subject, as the documentation has them
     "read", "write", "GGUFFile", "TensorView", "Metadata", "Typed",
     "QuantizedArray", "PackedParam", "GGMLType", "FileType", "BlockFormat", "FORMATS",
     "quantize", "quantize_file", "quantization_error", "QuantizationError",
+    "collect_imatrix", "perplexity", "kl_divergence",
     "Decoder", "DecoderConfig", "ARCHITECTURES",
     "Engine", "SamplingParams", "Completion", "Tokenizer",
     "GGUFJaxError", "GGUFError", "Unsupported",

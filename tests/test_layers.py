@@ -20,7 +20,7 @@ LAYERS = (
     ("models",),
     ("tokenizers", "checkpoint"),
     ("generation",),
-    ("quantization", "api", "bench"),
+    ("quantization", "api", "bench", "evals"),
     ("cli", "__main__"),
 )
 ORDER = [unit for row in LAYERS for unit in row]

@@ -12,7 +12,10 @@ from gguf_jax.cli.chat import chat
 from gguf_jax.cli.doctor import doctor
 from gguf_jax.cli.edit import convert_endian, set_metadata
 from gguf_jax.cli.hash import hash_tensors
+from gguf_jax.cli.imatrix import imatrix
+from gguf_jax.cli.kld import kld
 from gguf_jax.cli.output import write
+from gguf_jax.cli.perplexity import perplexity
 from gguf_jax.cli.quantize import quantize
 from gguf_jax.cli.run import run
 from gguf_jax.cli.split import merge, split
@@ -31,7 +34,10 @@ app.command()(chat)
 app.command()(tokenize)
 app.command()(bench)
 app.command()(doctor)
+app.command()(perplexity)
+app.command()(kld)
 app.command()(quantize)
+app.command()(imatrix)
 app.command()(split)
 app.command()(merge)
 app.command("hash")(hash_tensors)

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gguf_jax import ops
+from gguf_jax.nn.observe import Observable
 from gguf_jax.nn.param import normal
 
 
-class Linear(nnx.Module):
+class Linear(Observable, nnx.Module):
     """`x [..., in] -> [..., out]` with `weight [out, in]`, packed or float, and an optional `bias [out]`."""
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = False, rngs: nnx.Rngs | None) -> None:
@@ -20,6 +21,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_features)) if bias else None
 
     def __call__(self, x: jax.Array, precision: ops.Precision = "exact") -> jax.Array:
+        self.observe(x)
         return self.biased(ops.linear(x, self.weight.get_value(), precision=precision))
 
     def biased(self, y: jax.Array) -> jax.Array:
@@ -29,6 +31,8 @@ class Linear(nnx.Module):
 
 def together(x: jax.Array, layers: Sequence[Linear], precision: ops.Precision = "exact") -> tuple[jax.Array, ...]:
     """`tuple(layer(x) for layer in layers)`, the products in one call."""
+    for layer in layers:
+        layer.observe(x)
     products = ops.linears(x, [layer.weight.get_value() for layer in layers], precision=precision)
     return tuple(layer.biased(y) for layer, y in zip(layers, products, strict=True))
 
@@ -36,6 +40,8 @@ def together(x: jax.Array, layers: Sequence[Linear], precision: ops.Precision = 
 def gated(x: jax.Array, gate: Linear, up: Linear, precision: ops.Precision = "exact") -> jax.Array:
     """`silu(gate(x)) * up(x)`, in one call where there are no biases."""
     if gate.bias is None and up.bias is None:
+        gate.observe(x)
+        up.observe(x)
         return ops.gated_linear(x, gate.weight.get_value(), up.weight.get_value(), precision=precision)
     opened, raised = together(x, (gate, up), precision)
     return jax.nn.silu(opened) * raised

@@ -1,0 +1,1 @@
+"""Measuring: what a text tells about a model, and what a quantization costs."""
