@@ -9,6 +9,7 @@ import typer
 from gguf_jax.cli import options
 from gguf_jax.cli.bench import bench
 from gguf_jax.cli.chat import chat
+from gguf_jax.cli.compare import compare
 from gguf_jax.cli.doctor import doctor
 from gguf_jax.cli.edit import convert_endian, set_metadata
 from gguf_jax.cli.hash import hash_tensors
@@ -33,6 +34,7 @@ app.command()(run)
 app.command()(chat)
 app.command()(tokenize)
 app.command()(bench)
+app.command()(compare)
 app.command()(doctor)
 app.command()(perplexity)
 app.command()(kld)

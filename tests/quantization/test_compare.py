@@ -1,0 +1,121 @@
+"""`compare_files` and `gguf-jax compare`: errors of one file against another, by their formulas."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from gguf_jax.cli.app import app
+from gguf_jax.errors import GGUFError, GGUFJaxError
+from gguf_jax.formats import FORMATS, GGMLType
+from gguf_jax.gguf import write
+from gguf_jax.quantization import compare
+from gguf_jax.quantization.compare import compare_files
+from gguf_jax.quantization.heat_map import check_plot_path, grid_of
+
+RNG = np.random.default_rng(0)
+NAMES = [
+    "token_embd.weight",
+    "blk.0.attn_q.weight",
+    "blk.0.ffn_down.weight",
+    "blk.1.attn_q.weight",
+    "output_norm.weight",
+]
+
+
+def encoded(values, type):
+    form = FORMATS[type]
+    return type, form.join(form.encode_planes(values, None, np))
+
+
+@pytest.fixture
+def files(tmp_path):
+    tensors = {name: RNG.standard_normal((6, 512)).astype(np.float32) for name in NAMES[:4]}
+    tensors[NAMES[4]] = RNG.standard_normal(512).astype(np.float32)
+    write(tmp_path / "a.gguf", {"general.architecture": "llama"}, tensors | {"only.a": tensors[NAMES[4]]})
+    quantized = {name: encoded(tensors[name], GGMLType.Q4_K) for name in NAMES[:3]}
+    quantized[NAMES[3]] = encoded(tensors[NAMES[3]], GGMLType.Q2_K)
+    write(tmp_path / "b.gguf", {"general.architecture": "llama"}, {NAMES[4]: tensors[NAMES[4]], **quantized})
+    return tmp_path, tensors, quantized
+
+
+def test_errors_are_their_formulas(files, monkeypatch):
+    folder, tensors, quantized = files
+    whole = compare_files(folder / "a.gguf", folder / "b.gguf")
+    monkeypatch.setattr(compare, "CHUNK", 1024)
+    found = compare_files(folder / "a.gguf", folder / "b.gguf")
+    assert [t.name for t in found.tensors] == NAMES
+    assert (found.only_a, found.only_b, found.other_shape) == (("only.a",), (), ())
+    for tensor, other in zip(found.tensors, whole.tensors, strict=True):
+        exact = tensors[tensor.name].astype(np.float64)
+        if tensor.same_bytes:
+            assert tensor.error.rmse == 0
+            continue
+        type, blocks = quantized[tensor.name]
+        error = FORMATS[type].decode_planes(FORMATS[type].split(blocks), np).astype(np.float64) - exact
+        # sums of 3072 float64 terms
+        limit = 3072 * np.finfo(np.float64).eps
+        assert np.isclose(tensor.error.rmse, np.sqrt(np.mean(error**2)), rtol=limit, atol=0)
+        assert np.isclose(tensor.error.rmse, other.error.rmse, rtol=limit, atol=0)
+        assert tensor.error.max_abs_error == np.abs(error).max()
+    assert [t.same_bytes for t in found.tensors] == [False] * 4 + [True]
+    assert [(t.layer, t.part) for t in found.tensors][1] == (0, "attn_q.weight")
+    assert found.tensors[3].error.rmse > found.tensors[1].error.rmse
+
+
+def test_a_file_is_itself(files):
+    folder, _, _ = files
+    found = compare_files(folder / "b.gguf", folder / "b.gguf")
+    assert all(t.same_bytes and t.error.rmse == 0 for t in found.tensors)
+    assert found.total.rmse == 0
+
+
+def test_the_command(files):
+    folder, _, _ = files
+    paths = [str(folder / "a.gguf"), str(folder / "b.gguf")]
+    run = CliRunner().invoke
+    table = run(app, ["compare", *paths]).stdout.splitlines()
+    assert table[0].split()[:3] == ["tensor", "A", "B"]
+    assert len(table) == len(NAMES) + 2
+    assert "same bytes" in table[-2]
+    document = json.loads(run(app, ["compare", *paths, "--json"]).stdout)
+    rows = list(csv.DictReader(io.StringIO(run(app, ["compare", *paths, "--csv"]).stdout)))
+    assert [row["name"] for row in rows] == [tensor["name"] for tensor in document["tensors"]] == NAMES
+    assert float(rows[0]["rmse"]) == document["tensors"][0]["rmse"]
+
+
+def test_the_heat_map_s_grid(files):
+    folder, _, _ = files
+    found = compare_files(folder / "a.gguf", folder / "b.gguf").tensors
+    parts, layers, values = grid_of(found)
+    assert parts == ["token_embd.weight", "attn_q.weight", "ffn_down.weight"]  # without what has no error
+    assert layers == ["-", "0", "1"]
+    assert np.isnan(values).tolist() == [[False, True, True], [True, False, False], [True, False, True]]
+
+
+def test_a_plot_is_written(files):
+    matplotlib = pytest.importorskip("matplotlib", reason="the extra gguf_jax[experiments] is not installed")
+    folder, _, _ = files
+    result = CliRunner().invoke(
+        app, ["compare", str(folder / "a.gguf"), str(folder / "b.gguf"), "--plot", str(folder / "map.png")]
+    )
+    assert result.exit_code == 0, (result.output, matplotlib.__version__)
+    assert (folder / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_refusals(files, tmp_path):
+    folder, tensors, _ = files
+    write(
+        tmp_path / "c.gguf",
+        {"general.architecture": "llama"},
+        {"other": tensors[NAMES[0]], NAMES[1]: tensors[NAMES[4]]},
+    )
+    with pytest.raises(GGUFError, match="expected tensors of one name and shape in both, found none"):
+        compare_files(folder / "a.gguf", tmp_path / "c.gguf")
+    with pytest.raises(GGUFJaxError, match=r"expected a name that ends in \.png"):
+        check_plot_path("map.jpg")
+    with pytest.raises(GGUFJaxError, match="expected a folder that exists"):
+        check_plot_path(str(tmp_path / "none" / "map.png"))
