@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,7 +50,7 @@ def compare(
     else:
         write(_table(found))
     if plot is not None:
-        write_heat_map(plot, found.tensors, f"{b} against {a}")
+        write_heat_map(plot, found.tensors, f"{os.path.basename(b)}\nagainst {os.path.basename(a)}")
 
 
 def _json(found: Comparison) -> dict[str, object]:
