@@ -95,23 +95,27 @@ class BlockFormat:
         values = self.decode(self.blocked(planes), xp)
         return values.reshape(*values.shape[:-2], values.shape[-2] * self.block_size)
 
+    def encoder(self, n: int, *, weighted: bool) -> Callable[[Array, Array | None, Any], dict[str, Array]]:
+        """`encode`, for rows of `n` weights with or without importance; raises as `encode_planes`."""
+        if self.encode is None:
+            raise ValueError(f"{self.name}: weights cannot be encoded as this type")
+        if self.needs_importance and not weighted:
+            raise ValueError(f"{self.name}: weights can be encoded only with their importance")
+        self.row_bytes(n)
+        return self.encode
+
     def encode_planes(self, values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
         """Weights, float32 `[..., n]`, and their importance `[n]` or `[..., n]` -> planes `[..., n_blocks * width]`.
 
         Raises:
             ValueError: the type cannot be encoded, or needs an importance; `n` is no multiple of the block.
         """
-        if self.encode is None:
-            raise ValueError(f"{self.name}: weights cannot be encoded as this type")
-        if importance is None and self.needs_importance:
-            raise ValueError(f"{self.name}: weights can be encoded only with their importance")
         *lead, n = values.shape
-        blocks, rest = divmod(n, self.block_size)
-        if rest:
-            raise ValueError(f"{self.name}: a row of {n} weights is not a multiple of the block size {self.block_size}")
+        encode = self.encoder(n, weighted=importance is not None)
+        blocks = n // self.block_size
         shape = (*lead, blocks, self.block_size)
         if importance is not None:
             importance = xp.broadcast_to(importance, values.shape).reshape(shape)
         with np.errstate(all="ignore"):  # lanes whose result is not used divide by zero, and scales may overflow
-            planes = self.encode(values.reshape(shape), importance, xp)
+            planes = encode(values.reshape(shape), importance, xp)
         return {name: planes[name].reshape(*lead, blocks * width) for name, width in self.widths.items()}

@@ -24,8 +24,8 @@ from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.ggml_type import GGMLType
 from gguf_jax.formats.grid_search import groups_last, scale_codes
 from gguf_jax.formats.iq1_s import DELTA, eighths, entry_values, running, snapped, sorted_group, splits
-from gguf_jax.formats.iq3_xxs import weights_of
 from gguf_jax.formats.rounding import elements_first, elements_last, loop, product, quotient, square, total
+from gguf_jax.formats.scale_search import block_weights
 
 LAYOUT = np.dtype([("qs", "u1", 32), ("qh", "u1", 16), ("scales", "u1", 8)])
 
@@ -51,7 +51,7 @@ def decode(planes: Mapping[str, Array], xp: Any) -> Array:
 def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
     """ggml's `quantize_iq1_m`: as IQ1_S, where either half of a group of 16 may be moved up or down."""
     x = elements_first(values, 16, xp)
-    weights = weights_of(x, values, importance, xp)
+    weights = block_weights(values, importance, 16, 2, xp)
     order, place = sorted_group(x, xp)
     in_first = order < 8
     weighted = xp.take_along_axis(product(weights, x, xp), order, axis=0)
@@ -90,16 +90,15 @@ def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]
     codes = xp.where(scale < 0, np.float32(2) - codes, codes)
     k = xp.where(empty, 0, xp.where(scale < 0, 3 - k, k))
     delta = xp.where(xp.stack([k & 2, k & 1]) == 0, DELTA, -DELTA)
-    entry, scale, _ = snapped(x, weights, codes, xp.abs(scale), delta, xp)
+    entry, scale = snapped(x, weights, codes, xp.abs(scale), delta, xp)
     entry = xp.where(empty, 0, entry)
     scale_code, d = scale_codes(xp.where(empty, 0, scale), 15, 7, xp)
     nothing = d == 0
 
     # the best scale of the whole block, now that the sub-scales are whole numbers
     q = product(entry_values(entry, delta, xp), (2 * scale_code + 1).astype(np.float32), xp)
-    in_order = [
-        elements_last(a, xp) for a in (product(product(weights, q, xp), x, xp), product(product(weights, q, xp), q, xp))
-    ]
+    weighted = product(weights, q, xp)
+    in_order = (elements_last(product(weighted, each, xp), xp) for each in (x, q))
     sum_qx, sum_q2 = (total(xp.moveaxis(terms, -1, 0)) for terms in in_order)
     d = xp.where(sum_q2 > 0, quotient(sum_qx, sum_q2, xp), d)
     # the factor is the reference's

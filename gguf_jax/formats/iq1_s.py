@@ -22,7 +22,7 @@ from gguf_jax.formats.codebooks import codebook
 from gguf_jax.formats.ggml_type import GGMLType
 from gguf_jax.formats.grid_search import best_neighbour, grid, groups_last, number, scale_codes
 from gguf_jax.formats.rounding import elements_first, loop, product, quotient, square, total
-from gguf_jax.formats.scale_search import importance_weights
+from gguf_jax.formats.scale_search import block_weights
 
 LAYOUT = np.dtype([("d", "<f2"), ("qs", "u1", 32), ("qh", "<u2", 8)])
 
@@ -64,14 +64,14 @@ def splits(n: int) -> tuple[np.ndarray, np.ndarray]:
     return first.astype(np.int32), second.astype(np.int32)
 
 
-def snapped(x: Array, weights: Array, codes: Array, scale: Array, delta: Array, xp: Any) -> tuple[Array, Array, Array]:
+def snapped(x: Array, weights: Array, codes: Array, scale: Array, delta: Array, xp: Any) -> tuple[Array, Array]:
     """Codes 0, 1, 2 `[n, ...]` -> the entries of the codebook and the best scale for them; IQ1_M too.
 
     Args:
         delta: what every vector is moved by, +-1/8: `[n / 8, ...]`.
 
     Returns:
-        entries `[n / 8, ...]`, scale `[...]`, the values -1 +- 1/8 ... 1 +- 1/8 of the entries `[n, ...]`.
+        entries `[n / 8, ...]` and scale `[...]`.
     """
     book = grid("iq1_s")
     k = len(x) // 8
@@ -83,7 +83,7 @@ def snapped(x: Array, weights: Array, codes: Array, scale: Array, delta: Array, 
     sum_qx, sum_q2 = total(product(weighted, x, xp)), total(product(weighted, values, xp))
     off_grid = ~xp.all(lookup(book.on_grid, combination, xp), axis=0)
     solved = off_grid & (sum_qx > 0) & (sum_q2 > 0)
-    return entry, xp.where(solved, quotient(sum_qx, sum_q2, xp), scale), values
+    return entry, xp.where(solved, quotient(sum_qx, sum_q2, xp), scale)
 
 
 def entry_values(entry: Array, delta: Array, xp: Any) -> Array:
@@ -95,8 +95,7 @@ def entry_values(entry: Array, delta: Array, xp: Any) -> Array:
 def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
     """ggml's `quantize_iq1_s`: of all ways to cut a sorted group into three runs, the one of least weighted error."""
     x = elements_first(values, 32, xp)
-    mean_square = np.float32(2) * total(square(elements_first(values, 256, xp), xp)) / np.float32(256)
-    weights = importance_weights(x, elements_first(importance, 32, xp), mean_square, xp)
+    weights = block_weights(values, importance, 32, 2, xp)
     order, place = sorted_group(x, xp)
     sum_x = running(xp.take_along_axis(product(weights, x, xp), order, axis=0), xp)
     sum_w = running(xp.take_along_axis(weights, order, axis=0), xp)
@@ -125,7 +124,7 @@ def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]
     codes = xp.where(scale < 0, np.float32(2) - codes, codes)
     shift = xp.where(scale < 0, -shift, shift)
     delta = xp.broadcast_to(shift.astype(np.float32) * DELTA, (4, *shift.shape))
-    entry, scale, _ = snapped(x, weights, codes, xp.abs(scale), delta, xp)
+    entry, scale = snapped(x, weights, codes, xp.abs(scale), delta, xp)
     entry = xp.where(empty, 0, entry)
     scale_code, d = scale_codes(xp.where(empty, 0, scale), 15, 7, xp)
     down = (shift == -1) & ~empty & (d > 0)[..., None]

@@ -24,8 +24,8 @@ from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.codebooks import codebook
 from gguf_jax.formats.ggml_type import GGMLType
 from gguf_jax.formats.grid_search import grid, groups_last, magnitudes, scale_codes, search, steps
-from gguf_jax.formats.rounding import divided, elements_first, product, square, total
-from gguf_jax.formats.scale_search import importance_weights
+from gguf_jax.formats.rounding import divided, elements_first, product, square
+from gguf_jax.formats.scale_search import block_mean_square, block_weights
 
 LAYOUT = np.dtype([("d", "<f2"), ("qs", "u1", 64), ("qh", "u1", 8), ("scales", "u1", 8)])
 
@@ -41,11 +41,10 @@ def decode(planes: Mapping[str, Array], xp: Any) -> Array:
 def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
     """ggml's `quantize_iq2_s`."""
     x = elements_first(values, 16, xp)
-    mean_square = np.float32(2) * total(square(elements_first(values, 256, xp), xp)) / np.float32(256)
     if importance is None:
-        weights = np.float32(0.25) * mean_square + square(x, xp)
+        weights = np.float32(0.25) * block_mean_square(values, 2, xp) + square(x, xp)
     else:
-        weights = importance_weights(x, elements_first(importance, 16, xp), mean_square, xp)
+        weights = block_weights(values, importance, 16, 2, xp)
     magnitude, signs = magnitudes(x, weights, False, xp)
     most = xp.max(magnitude, axis=0)
     empty = most < np.float32(1e-8)

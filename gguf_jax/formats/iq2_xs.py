@@ -23,8 +23,8 @@ from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.codebooks import codebook
 from gguf_jax.formats.ggml_type import GGMLType
 from gguf_jax.formats.grid_search import grid, groups_last, magnitudes, scale_codes, search, steps
-from gguf_jax.formats.rounding import divided, elements_first, square, total
-from gguf_jax.formats.scale_search import EPSILON, importance_weights
+from gguf_jax.formats.rounding import divided, elements_first
+from gguf_jax.formats.scale_search import EPSILON, block_weights
 
 LAYOUT = np.dtype([("d", "<f2"), ("qs", "<u2", 32), ("scales", "u1", 8)])
 
@@ -39,8 +39,7 @@ def decode(planes: Mapping[str, Array], xp: Any) -> Array:
 def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
     """ggml's `quantize_iq2_xs`."""
     x = elements_first(values, 16, xp)
-    mean_square = total(square(elements_first(values, 256, xp), xp)) / np.float32(256)
-    weights = importance_weights(x, elements_first(importance, 16, xp), mean_square, xp)
+    weights = block_weights(values, importance, 16, 1, xp)
     magnitude, signs = magnitudes(x, weights, True, xp)
     most = xp.max(magnitude, axis=0)
     empty = most < EPSILON

@@ -23,8 +23,8 @@ from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.codebooks import codebook
 from gguf_jax.formats.ggml_type import GGMLType
 from gguf_jax.formats.grid_search import grid, magnitudes, scale_codes, search, steps
-from gguf_jax.formats.rounding import elements_first, product, square, total
-from gguf_jax.formats.scale_search import EPSILON, importance_weights, positive
+from gguf_jax.formats.rounding import elements_first, product
+from gguf_jax.formats.scale_search import EPSILON, block_weights, positive
 
 LAYOUT = np.dtype([("d", "<f2"), ("qs", "<u2", 32)])
 
@@ -54,8 +54,7 @@ def words(signs: Array, scale: Array, xp: Any) -> Array:
 def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
     """ggml's `quantize_iq2_xxs`."""
     x = elements_first(values, 32, xp)
-    mean_square = total(square(elements_first(values, 256, xp), xp)) / np.float32(256)
-    weights = importance_weights(x, elements_first(importance, 32, xp), mean_square, xp)
+    weights = block_weights(values, importance, 32, 1, xp)
     magnitude, signs = magnitudes(x, weights, True, xp)
     _, scale = positive(magnitude, weights, 4, xp)
     span = product(scale, np.float32(3), xp)

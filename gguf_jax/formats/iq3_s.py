@@ -22,8 +22,8 @@ from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.codebooks import codebook
 from gguf_jax.formats.ggml_type import GGMLType
 from gguf_jax.formats.grid_search import grid, groups_last, magnitudes, scale_codes, search, steps
-from gguf_jax.formats.iq3_xxs import weights_of
 from gguf_jax.formats.rounding import divided, elements_first, product
+from gguf_jax.formats.scale_search import block_weights
 
 LAYOUT = np.dtype([("d", "<f2"), ("qs", "u1", 64), ("qh", "u1", 8), ("signs", "u1", 32), ("scales", "u1", 4)])
 
@@ -39,7 +39,7 @@ def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]
     """ggml's `quantize_iq3_s`, except where a group of 32 zeros stands beside others: there the reference writes the
     codes and signs of all later groups of the block one group too early."""
     x = elements_first(values, 32, xp)
-    weights = weights_of(x, values, importance, xp)
+    weights = block_weights(values, importance, 32, 2, xp)
     magnitude, signs = magnitudes(x, weights, False, xp)
     most = xp.max(magnitude, axis=0)
     empty = most == 0

@@ -24,8 +24,8 @@ from gguf_jax.formats.codebooks import codebook
 from gguf_jax.formats.ggml_type import GGMLType
 from gguf_jax.formats.grid_search import grid, groups_last, magnitudes, scale_codes, search, steps
 from gguf_jax.formats.iq2_xxs import signs_of_word, words
-from gguf_jax.formats.rounding import divided, elements_first, product, square, total
-from gguf_jax.formats.scale_search import importance_weights
+from gguf_jax.formats.rounding import divided, elements_first, product
+from gguf_jax.formats.scale_search import block_weights
 
 LAYOUT = np.dtype([("d", "<f2"), ("qs", "u1", 96)])
 
@@ -38,18 +38,10 @@ def decode(planes: Mapping[str, Array], xp: Any) -> Array:
     return ungrouped(grouped(scale, negate(vectors, signs_of_word(word), xp)))
 
 
-def weights_of(x: Array, values: Array, importance: Array | None, xp: Any) -> Array:
-    """What each of the weights `x` (elements first) counts; IQ3_S too."""
-    if importance is None:
-        return square(x, xp)
-    mean_square = np.float32(2) * total(square(elements_first(values, 256, xp), xp)) / np.float32(256)
-    return importance_weights(x, elements_first(importance, len(x), xp), mean_square, xp)
-
-
 def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:
     """ggml's `quantize_iq3_xxs`."""
     x = elements_first(values, 32, xp)
-    weights = weights_of(x, values, importance, xp)
+    weights = block_weights(values, importance, 32, 2, xp)
     magnitude, signs = magnitudes(x, weights, True, xp)
     most = xp.max(magnitude, axis=0)
     empty = most < np.float32(1e-8)

@@ -28,7 +28,7 @@ from gguf_jax.formats.rounding import (
     square,
     total,
 )
-from gguf_jax.formats.scale_search import EPSILON, importance_weights
+from gguf_jax.formats.scale_search import EPSILON, block_weights
 
 LAYOUT = np.dtype([("d", "<f2"), ("qs", "u1", 16)])
 
@@ -62,12 +62,7 @@ def search(values: Array, importance: Array | None, xp: Any) -> tuple[Array, Arr
     """Groups of 32 elements first, `[32, ..., n_blocks, groups]`, and their best scales `[..., n_blocks, groups]`;
     IQ4_XS too."""
     x = elements_first(values, 32, xp)
-    if importance is None:
-        weights = square(x, xp)
-    else:
-        size = values.shape[-1]
-        mean_square = total(square(elements_first(values, size, xp), xp)) * np.float32(2 / size)
-        weights = importance_weights(x, elements_first(importance, 32, xp), mean_square, xp)
+    weights = block_weights(values, importance, 32, 2, xp)
     magnitude, extreme = largest(x, xp)
     lowest = np.float32(codebook("iq4_nl")[0])
 

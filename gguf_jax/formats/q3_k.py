@@ -29,10 +29,9 @@ from gguf_jax.formats.rounding import (
     nearest,
     product,
     quotient,
-    square,
     total,
 )
-from gguf_jax.formats.scale_search import importance_weights, settled_q3, symmetric
+from gguf_jax.formats.scale_search import block_weights, settled_q3, symmetric
 
 LAYOUT = np.dtype([("hmask", "u1", 32), ("qs", "u1", 64), ("scales", "u1", 12), ("d", "<f2")])
 
@@ -55,8 +54,7 @@ def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]
         scale_codes = xp.where((extreme == 0)[..., None], np.float32(0), scale_codes)
         d = quotient(np.float32(1), inverse, xp)
     else:
-        mean_square = np.float32(2) * total(square(elements_first(values, 256, xp), xp)) / np.float32(256)
-        weights = importance_weights(x, elements_first(importance, 16, xp), mean_square, xp)
+        weights = block_weights(values, importance, 16, 2, xp)
         codes, scale = symmetric(x, weights, 4, xp)
         scale_codes, d = symmetric(xp.moveaxis(scale, -1, 0), xp.moveaxis(total(weights), -1, 0), 32, xp)
         scale_codes = xp.moveaxis(scale_codes, 0, -1)

@@ -24,18 +24,8 @@ import numpy as np
 from gguf_jax.formats.bits import grouped, pack, ungrouped, unpack
 from gguf_jax.formats.block_format import Array, BlockFormat
 from gguf_jax.formats.ggml_type import GGMLType
-from gguf_jax.formats.rounding import (
-    divided,
-    elements_first,
-    elements_last,
-    half,
-    nearest,
-    product,
-    quotient,
-    square,
-    total,
-)
-from gguf_jax.formats.scale_search import affine, affine_factors, importance_weights, positive
+from gguf_jax.formats.rounding import square, total
+from gguf_jax.formats.scale_search import affine, affine_block, affine_factors
 
 LAYOUT = np.dtype([("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qs", "u1", 128)])
 
@@ -62,42 +52,18 @@ def search(
 ) -> tuple[Array, dict[str, Array]]:
     """Codes in 0..most, uint8 `[..., 256]`, and the planes of the scales; Q5_K too. `factors` are tried where there is
     no importance."""
-    x = elements_first(values, 32, xp)
-    if importance is None:
+
+    def plain(x: Array) -> tuple[Array, Array, Array]:
         mean = xp.sqrt(total(square(x, xp)) / np.float32(32))
-        codes, scale, minimum = affine(x, mean + xp.abs(x), most, factors, xp)
-        scale_codes, d = _codes(scale, xp)
-        minimum_codes, dmin = _codes(minimum, xp)
-    else:
-        mean_square = np.float32(2) * total(square(elements_first(values, 256, xp), xp)) / np.float32(256)
-        weights = importance_weights(x, elements_first(importance, 32, xp), mean_square, xp)
-        codes, scale, minimum = affine(x, weights, most, affine_factors(most, -0.9, 0.05, 36), xp)
-        sum_w = xp.moveaxis(total(weights), -1, 0)
-        scale_codes, d = positive(xp.moveaxis(scale, -1, 0), sum_w, 63, xp)
-        minimum_codes, dmin = positive(xp.moveaxis(minimum, -1, 0), sum_w, 63, xp)
-        scale_codes = xp.moveaxis(scale_codes, 0, -1).astype(np.uint8)
-        minimum_codes = xp.moveaxis(minimum_codes, 0, -1).astype(np.uint8)
-    stored_d, d = half(d)
-    stored_dmin, dmin = half(dmin)
-    scale = product(d[..., None], scale_codes.astype(np.float32), xp)
-    minimum = product(dmin[..., None], minimum_codes.astype(np.float32), xp)
-    again = xp.clip(nearest(quotient(x + minimum, scale, xp), xp), 0, np.float32(most))
-    codes = elements_last(xp.where(scale == 0, codes, again), xp).astype(np.uint8)
-    s, m = scale_codes, minimum_codes
+        return affine(x, mean + xp.abs(x), most, factors, xp)
+
+    codes, s, m, planes = affine_block(values, importance, plain, size=32, most=most, scale_most=63, factor=2, xp=xp)
     packed = [
         s[..., :4] | ((s[..., 4:] >> np.uint8(4)) << np.uint8(6)),
         m[..., :4] | ((m[..., 4:] >> np.uint8(4)) << np.uint8(6)),
         (s[..., 4:] & 15) | ((m[..., 4:] & 15) << np.uint8(4)),
     ]
-    return codes, {"d": stored_d, "dmin": stored_dmin, "scales": xp.concatenate(packed, axis=-1)}
-
-
-def _codes(scale: Array, xp: Any) -> tuple[Array, Array]:
-    """Scales `[..., 8]` as codes in 0..63 of the largest, uint8, and the scale of those codes `[...]`."""
-    top = xp.maximum(xp.max(scale, axis=-1), 0)
-    inverse = quotient(np.float32(63), top, xp)
-    codes = nearest(product(inverse[..., None], scale, xp), xp).astype(np.int32).astype(np.uint8)
-    return xp.minimum(codes, np.uint8(63)), divided(top, 63, xp)
+    return codes, {**planes, "scales": xp.concatenate(packed, axis=-1)}
 
 
 def encode(values: Array, importance: Array | None, xp: Any) -> dict[str, Array]:

@@ -8,12 +8,26 @@ ggml-quants.c; the arithmetic: `rounding.py`). Arrays are `[n, ...]` for a group
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from gguf_jax.formats.block_format import Array
-from gguf_jax.formats.rounding import largest, loop, nearest, product, quotient, square, total, with_row
+from gguf_jax.formats.rounding import (
+    divided,
+    elements_first,
+    elements_last,
+    half,
+    largest,
+    loop,
+    nearest,
+    product,
+    quotient,
+    square,
+    total,
+    with_row,
+)
 
 F = np.float32
 EPSILON = F(1e-15)
@@ -166,8 +180,7 @@ def positive(x: Array, weights: Array, most: int, xp: Any) -> tuple[Array, Array
     It is meant for x >= 0. A negative element gives a code that wraps around a byte, as it does in the reference.
     """
     top = xp.maximum(xp.max(x, axis=0), F(0))
-    divisor = top
-    inverse = quotient(F(most), divisor, xp)
+    inverse = quotient(F(most), top, xp)
     scale = quotient(F(1), inverse, xp)
 
     def error(scale: Array, codes: Array) -> Array:
@@ -178,7 +191,7 @@ def positive(x: Array, weights: Array, most: int, xp: Any) -> tuple[Array, Array
     table = xp.asarray(np.array([F(F(0.1) * F(i)) + F(most) for i in range(-4, 5) if i], F))
 
     def attempt(i: Any, best: tuple[Array, Array]) -> tuple[Array, Array]:
-        trial = quotient(table[i], divisor, xp)
+        trial = quotient(table[i], top, xp)
         codes = xp.minimum(nearest(product(trial, x, xp), xp), F(most))
         found = error(quotient(F(1), trial, xp), codes)
         better = found < best[0]
@@ -196,3 +209,72 @@ def positive(x: Array, weights: Array, most: int, xp: Any) -> tuple[Array, Array
 def importance_weights(x: Array, importance: Array, mean_square: Array, xp: Any) -> Array:
     """`importance * sqrt(mean_square + x^2)`: an important weight counts more, and a large one too."""
     return product(importance, xp.sqrt(mean_square + square(x, xp)), xp)
+
+
+def block_mean_square(values: Array, factor: int, xp: Any) -> Array:
+    """`factor` times the mean of the squares of each block, `[..., n_blocks, 1]`; blocks are a power of two long."""
+    size = values.shape[-1]
+    return F(factor) * total(square(elements_first(values, size, xp), xp)) / F(size)
+
+
+def block_weights(values: Array, importance: Array | None, size: int, factor: int, xp: Any) -> Array:
+    """What each weight counts, in groups of `size`, elements first: `importance_weights` against `block_mean_square`,
+    without importance its square."""
+    x = elements_first(values, size, xp)
+    if importance is None:
+        return square(x, xp)
+    return importance_weights(x, elements_first(importance, size, xp), block_mean_square(values, factor, xp), xp)
+
+
+def affine_block(
+    values: Array,
+    importance: Array | None,
+    plain: Callable[[Array], tuple[Array, Array, Array]],
+    *,
+    size: int,
+    most: int,
+    scale_most: int,
+    factor: int,
+    xp: Any,
+) -> tuple[Array, Array, Array, dict[str, Array]]:
+    """What Q2_K, Q4_K and Q5_K share: groups of `size` weights, `w = d * scale * q - dmin * minimum`.
+
+    Args:
+        plain: `affine` of the groups, elements first, where there is no importance.
+        most, scale_most: the largest code of weights, and of scales and minima.
+        factor: see `block_weights`.
+
+    Returns:
+        codes uint8 `[..., n_blocks, 256]`; scales and minima uint8 `[..., n_blocks, groups]`; the planes d and dmin.
+    """
+    x = elements_first(values, size, xp)
+    if importance is None:
+        codes, scale, minimum = plain(x)
+        scale_codes, d = _codes_of_largest(scale, scale_most, xp)
+        minimum_codes, dmin = _codes_of_largest(minimum, scale_most, xp)
+    else:
+        weights = block_weights(values, importance, size, factor, xp)
+        codes, scale, minimum = affine(x, weights, most, affine_factors(most, -0.9, 0.05, 36), xp)
+        scale_codes, d = _codes_of_best(scale, total(weights), scale_most, xp)
+        minimum_codes, dmin = _codes_of_best(minimum, total(weights), scale_most, xp)
+    stored_d, d = half(d)
+    stored_dmin, dmin = half(dmin)
+    scale = product(d[..., None], scale_codes.astype(F), xp)
+    minimum = product(dmin[..., None], minimum_codes.astype(F), xp)
+    again = xp.clip(nearest(quotient(x + minimum, scale, xp), xp), 0, F(most))
+    codes = elements_last(xp.where(scale == 0, codes, again), xp).astype(np.uint8)
+    return codes, scale_codes, minimum_codes, {"d": stored_d, "dmin": stored_dmin}
+
+
+def _codes_of_largest(scale: Array, most: int, xp: Any) -> tuple[Array, Array]:
+    """Scales `[..., groups]` as codes in 0..most of the largest, uint8, and the scale of those codes `[...]`."""
+    top = xp.maximum(xp.max(scale, axis=-1), 0)
+    inverse = quotient(F(most), top, xp)
+    codes = nearest(product(inverse[..., None], scale, xp), xp).astype(np.int32).astype(np.uint8)
+    return xp.minimum(codes, np.uint8(most)), divided(top, most, xp)
+
+
+def _codes_of_best(scale: Array, sum_w: Array, most: int, xp: Any) -> tuple[Array, Array]:
+    """The same by `positive`, weighted by `sum_w [..., groups]`."""
+    codes, d = positive(xp.moveaxis(scale, -1, 0), xp.moveaxis(sum_w, -1, 0), most, xp)
+    return xp.moveaxis(codes, 0, -1).astype(np.uint8), d

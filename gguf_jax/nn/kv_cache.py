@@ -108,8 +108,6 @@ def write(buffer: Weight, rows: jax.Array, positions: jax.Array) -> Weight:
     if not isinstance(buffer, QuantizedArray):
         return put(buffer, rows)
     blocks = rows.astype(jnp.float32).reshape(*rows.shape[:-1], -1, buffer.format.block_size)
-    encode = buffer.format.encode
-    assert encode is not None  # every packed type of a cache has one
-    encoded = encode(blocks, None, jnp)  # [B, T, G, n_blocks, width]
+    encoded = buffer.format.encoder(rows.shape[-1], weighted=False)(blocks, None, jnp)  # [B, T, G, n_blocks, width]
     planes = {n: put(plane, encoded[n].reshape(*rows.shape[:-1], -1)) for n, plane in buffer.planes.items()}
     return QuantizedArray(planes, buffer.type)

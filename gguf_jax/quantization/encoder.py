@@ -52,23 +52,18 @@ def encode_rows(
     n = values.shape[1]
     if importance is not None and importance.shape != (n,):
         raise GGUFJaxError(f"encode: expected an importance of length {n}, found {list(importance.shape)}")
-    if importance is None and form.needs_importance:
-        raise GGUFJaxError(f"{form.name}: weights can be encoded only with their importance")
-    if form.encode is None:
-        raise GGUFJaxError(f"{form.name}: weights cannot be encoded as this type")
     try:
-        row_bytes = form.row_bytes(n)
+        form.encoder(n, weighted=importance is not None)
     except ValueError as error:
         raise GGUFJaxError(str(error)) from None
     if not form.is_quantized:
-        with np.errstate(over="ignore"):
-            return form.join(form.encode_planes(values.astype(np.float32), None, np))
+        return form.join(form.encode_planes(values.astype(np.float32), None, np))
     if importance is not None:
         importance = np.ascontiguousarray(importance, np.float32)
     if implementation is None:
         implementation = "native" if _on_cpu() and _available() else "jax"
     if implementation == "native":
-        return _native(np.ascontiguousarray(values), type, importance, row_bytes, threads == 1)
+        return _native(np.ascontiguousarray(values), type, importance, threads == 1)
     if implementation != "jax":
         raise GGUFJaxError(f"encode: expected the implementation native or jax, found {implementation!r}")
     return _compiled(values, type, importance)
@@ -106,16 +101,14 @@ def _available() -> bool:
     return available()
 
 
-def _native(
-    values: np.ndarray, type: GGMLType, importance: np.ndarray | None, row_bytes: int, alone: bool
-) -> np.ndarray:
+def _native(values: np.ndarray, type: GGMLType, importance: np.ndarray | None, alone: bool) -> np.ndarray:
     from gguf_jax.ops.native.library import library
     from gguf_jax.ops.native.search_grids import hand_over_search_grid
 
     encode = _encode_of(library())
     hand_over_search_grid(type)
     rows, n = values.shape
-    out = np.empty((rows, row_bytes), np.uint8)
+    out = np.empty((rows, FORMATS[type].row_bytes(n)), np.uint8)
     weights = None if importance is None else importance.ctypes.data
     wrong = encode(type, KINDS[values.dtype], values.ctypes.data, rows, n, weights, 1, out.ctypes.data, alone)
     if wrong:

@@ -36,16 +36,10 @@ def encode(
         Unsupported: `implementation` was named and cannot do this case.
     """
     values = jnp.asarray(values)
-    form = FORMATS[type]
     if not jnp.issubdtype(values.dtype, jnp.floating) or not values.ndim:
         raise ValueError(f"encode: expected floats [..., n], found {values.dtype} {list(values.shape)}")
-    if form.encode is None:
-        raise ValueError(f"{form.name}: weights cannot be encoded as this type")
-    form.row_bytes(values.shape[-1])
-    if importance is None:
-        if form.needs_importance:
-            raise ValueError(f"{form.name}: weights can be encoded only with their importance")
-    else:
+    FORMATS[type].encoder(values.shape[-1], weighted=importance is not None)
+    if importance is not None:
         importance = jnp.asarray(importance, jnp.float32)
         if importance.shape not in (values.shape, values.shape[-1:]):
             expected = f"importance [{values.shape[-1]}] or {list(values.shape)}"

@@ -38,6 +38,12 @@ constexpr FieldBytes field_bytes(int type) {
     }
 }
 
+constexpr int block_bytes(int type) {
+    int n = 0;
+    for (int bytes : field_bytes(type).bytes) n += bytes;
+    return n;
+}
+
 }  // namespace gguf_jax
 
 // Bytes of field `index` (0 past the last, and for an unknown type).

@@ -3,6 +3,8 @@
 #pragma once
 #include <cstdint>
 
+#include "panel.h"
+
 namespace gguf_jax {
 
 // The codebook of an IQ type with the neighbours of every combination of codes, as `formats.grid_search.Grid` has them.
@@ -35,6 +37,15 @@ struct EncodeKernels {
     void (*from_f16)(const uint16_t* x, int64_t n, float* y);
     void (*from_bf16)(const uint16_t* x, int64_t n, float* y);
 };
+
+// Whether encoding a type: weighs by the mean square of the whole row, where there is an importance; asks a codebook; is
+// not done without importance, there as here.
+constexpr bool weighs_by_row(int type) { return type == Q4_0 || type == Q4_1 || type == Q5_0 || type == Q5_1; }
+constexpr bool asks_grid(int type) {
+    return type == IQ1_S || type == IQ1_M || type == IQ2_XXS || type == IQ2_XS || type == IQ2_S || type == IQ3_XXS ||
+           type == IQ3_S;
+}
+constexpr bool needs_importance(int type) { return type == IQ2_XXS || type == IQ2_XS || type == IQ1_S; }
 
 // The grid that Python handed over for this type; null: not yet.
 const SearchGrid* grid_of(int type);

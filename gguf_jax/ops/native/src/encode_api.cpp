@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "api.h"
+#include "block_fields.h"
 #include "encode.h"
 #include "levels.h"
 #include "threads.h"
@@ -17,22 +18,12 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-struct Shape {
-    int type, size, bytes;  // of a block
-};
-constexpr Shape SHAPES[] = {
-    {2, 32, 18},    {3, 32, 20},    {6, 32, 22},    {7, 32, 24},    {8, 32, 34},   {10, 256, 84},  {11, 256, 110},
-    {12, 256, 144}, {13, 256, 176}, {14, 256, 210}, {16, 256, 66},  {17, 256, 74}, {18, 256, 98},  {19, 256, 50},
-    {20, 32, 18},   {21, 256, 110}, {22, 256, 82},  {23, 256, 136}, {29, 256, 56}, {34, 256, 54},  {35, 256, 66},
-    {39, 32, 17},   {40, 64, 36},   {41, 128, 18},  {42, 64, 18},
-};
-const Shape* shape_of(int type) {
-    for (const Shape& s : SHAPES)
-        if (s.type == type) return &s;
-    return nullptr;
+// Weights of a block; 0 if there is no such type.
+int block_of(int type) {
+    int n = 0;
+    with_format(type, [&](auto format) { n = decltype(format)::BLOCK; });
+    return n;
 }
-// Types whose weights depend on the mean square of the whole row, where there is an importance.
-constexpr bool by_row(int type) { return type == 2 || type == 3 || type == 6 || type == 7; }
 
 struct Kept {
     SearchGrid grid;
@@ -60,17 +51,16 @@ const char* encode(int type, int kind, const void* source, int64_t rows, int64_t
         else
             parallel(count, task);
     };
-    const Shape* shape = shape_of(type);
-    if (!shape) return "a type that has no encoder";
-    if (rows < 0 || n < 0 || n % shape->size) return "rows that are no multiple of the block";
+    const int64_t size = block_of(type);
+    if (!size) return "a type that has no encoder";
+    if (rows < 0 || n < 0 || n % size) return "rows that are no multiple of the block";
     if (importance && importance_rows != 1 && importance_rows != rows) return "an importance for other rows";
     const SearchGrid* grid = grid_of(type);
-    const bool iq = type == 16 || type == 17 || type == 18 || type == 19 || type == 21 || type == 22 || type == 29;
-    if (iq && !grid) return "a grid that was never handed over";
-    if (!importance && (type == 16 || type == 17 || type == 19)) return "no importance, which this type needs";
+    if (asks_grid(type) && !grid) return "a grid that was never handed over";
+    if (!importance && needs_importance(type)) return "no importance, which this type needs";
     if (rows == 0 || n == 0) return "";
     const EncodeKernels& kernels = *level().encode;
-    const int64_t size = shape->size, per_row = n / size, blocks = rows * per_row;
+    const int64_t per_row = n / size, blocks = rows * per_row;
     auto values = [&](int64_t first, int64_t count, float* memory) -> const float* {
         if (kind == FROM_F32) return static_cast<const float*>(source) + first;
         const uint16_t* half = static_cast<const uint16_t*>(source) + first;
@@ -78,7 +68,7 @@ const char* encode(int type, int kind, const void* source, int64_t rows, int64_t
         return memory;
     };
     float* mean_square = nullptr;
-    if (importance && by_row(type)) {
+    if (importance && weighs_by_row(type)) {
         mean_square = static_cast<float*>(scratch(OF_CALLER, size_t(rows) * 4));
         auto row = [&](int64_t r, int) {
             float* memory = kind == FROM_F32 ? nullptr : static_cast<float*>(scratch(OF_KERNEL, size_t(n) * 4));
@@ -93,7 +83,7 @@ const char* encode(int type, int kind, const void* source, int64_t rows, int64_t
         EncodeJob job{};
         job.x = values(first * size, count * size, memory);
         job.blocks = count;
-        job.out = out + first * shape->bytes;
+        job.out = out + first * block_bytes(type);
         job.grid = grid;
         if (importance && importance_rows == rows) {
             job.importance = importance + first * size;
@@ -119,12 +109,12 @@ ffi::Error encode_call(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> importance
     auto bad = [](const char* what) {
         return ffi::Error(ffi::ErrorCode::kInvalidArgument, std::string("encode: ") + what);
     };
-    const Shape* shape = shape_of(int(type));
-    if (!shape || x.dimensions().size() < 1) return bad("expected a type with an encoder and rows of weights");
+    const int64_t size = block_of(int(type));
+    if (!size || x.dimensions().size() < 1) return bad("expected a type with an encoder and rows of weights");
     const int64_t n = x.dimensions().back(), all = int64_t(x.element_count());
-    if (n < 1 || n % shape->size) return bad("rows that are no multiple of the block");
+    if (n < 1 || n % size) return bad("rows that are no multiple of the block");
     const int64_t rows = all / n, given = int64_t(importance.element_count());
-    if (int64_t(out->element_count()) != all / shape->size * shape->bytes) return bad("a result of another size");
+    if (int64_t(out->element_count()) != all / size * block_bytes(int(type))) return bad("a result of another size");
     if (given && given != n && given != all) return bad("an importance of another size");
     const char* wrong = encode(int(type), FROM_F32, x.typed_data(), rows, n, given ? importance.typed_data() : nullptr,
                                given == n ? 1 : rows, out->typed_data());
@@ -134,7 +124,7 @@ ffi::Error encode_call(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> importance
 }  // namespace
 
 const SearchGrid* grid_of(int type) {
-    if (type == 29) type = 19;  // IQ1_M has the codebook of IQ1_S
+    if (type == IQ1_M) type = IQ1_S;  // which has the same codebook
     const Kept* found = type >= 0 && type < MOST_TYPES ? kept[type].load(std::memory_order_acquire) : nullptr;
     return found ? &found->grid : nullptr;
 }
@@ -154,7 +144,7 @@ GGUF_JAX_API int gguf_jax_set_search_grid(int type, int entries, int size, int b
     auto k = std::make_unique<Kept>();
     for (int i = 0; i < entries * size; ++i) {
         if (codes[i] < 0 || codes[i] >= base) return 1;
-        k->values.push_back(type == 19 ? float(codes[i] - 1) : float(2 * codes[i] + 1));
+        k->values.push_back(type == IQ1_S ? float(codes[i] - 1) : float(2 * codes[i] + 1));
     }
     for (int c = 0; c < combinations; ++c) {
         if (count[c] < 1 || count[c] > 65528 || first[c] < 0 || first[c] > n_members - count[c]) return 1;

@@ -1,14 +1,30 @@
 // What every encoder is built of: blocks turned so that they lie along lanes, and fields put back into blocks.
 //
-// An encoder is a struct with SIZE weights and BYTES bytes a block and
+// Encoder<TYPE> has
 //   static void encode(const F* x, const F* importance, F mean_square, const Blocks& out)
 // where x[j], importance[j] (null: none) are weight j of all blocks of a batch.
 #pragma once
+#include "block_fields.h"
 #include "encode.h"
 #include "float16.h"
 #include "lanes.h"
 
 namespace gguf_jax::GJ_LEVEL {
+
+inline uint16_t to_half(float x) {
+#ifdef __F16C__
+    return _cvtss_sh(x, 0);
+#else
+    return f32_to_f16(x);
+#endif
+}
+inline float from_half(uint16_t h) {
+#ifdef __F16C__
+    return _cvtsh_ss(h);
+#else
+    return f16_to_f32(h);
+#endif
+}
 
 // The blocks that a batch is written to, one a lane; the last ones may not be there.
 struct Blocks {
@@ -34,29 +50,16 @@ struct Blocks {
     F half(int offset, F value) const {
         F back;
         for (int lane = 0; lane < LANES; ++lane) {
-#ifdef __F16C__
-            const uint16_t h = _cvtss_sh(value[lane], 0);
-            back[lane] = _cvtsh_ss(h);
-#else
-            const uint16_t h = f32_to_f16(value[lane]);
-            back[lane] = f16_to_f32(h);
-#endif
+            const uint16_t h = to_half(value[lane]);
+            back[lane] = from_half(h);
             if (lane < lanes) std::memcpy(first + lane * stride + offset, &h, 2);
         }
         return back;
     }
-    // 32 bits of each block, little-endian.
-    void word(int offset, I value) const {
-        for (int lane = 0; lane < lanes; ++lane) {
-            uint8_t* at = first + lane * stride + offset;
-            for (int k = 0; k < 4; ++k) at[k] = uint8_t(uint32_t(value[lane]) >> (8 * k));
-        }
-    }
-    void word16(int offset, I value) const {
-        for (int lane = 0; lane < lanes; ++lane) {
-            uint8_t* at = first + lane * stride + offset;
-            at[0] = uint8_t(value[lane]), at[1] = uint8_t(value[lane] >> 8);
-        }
+    // N bytes of each block, little-endian: 2 or 4.
+    template <int N> void word(int offset, I value) const {
+        for (int lane = 0; lane < lanes; ++lane)
+            for (int k = 0; k < N; ++k) first[lane * stride + offset + k] = uint8_t(uint32_t(value[lane]) >> (8 * k));
     }
 };
 
@@ -102,8 +105,10 @@ template <int N> inline void turned(const float* x, int lanes, F* tile) {
     }
 }
 
-template <class Encoder> inline void encode_all(const EncodeJob& job) {
-    constexpr int N = Encoder::SIZE;
+template <int TYPE> struct Encoder;
+
+template <int TYPE> inline void encode_all(const EncodeJob& job) {
+    constexpr int N = Format<TYPE>::BLOCK, BYTES = block_bytes(TYPE);
     F x[N], importance[N];
     for (int64_t at = 0; at < job.blocks; at += LANES) {
         const int lanes = int(job.blocks - at < LANES ? job.blocks - at : LANES);
@@ -112,8 +117,8 @@ template <class Encoder> inline void encode_all(const EncodeJob& job) {
         F mean_square = F{};
         if (job.mean_square)
             for (int b = 0; b < LANES; ++b) mean_square[b] = job.mean_square[at + (b < lanes ? b : lanes - 1)];
-        const Blocks out{job.out + at * Encoder::BYTES, Encoder::BYTES, lanes, job.grid};
-        Encoder::encode(x, job.importance ? importance : nullptr, mean_square, out);
+        const Blocks out{job.out + at * BYTES, BYTES, lanes, job.grid};
+        Encoder<TYPE>::encode(x, job.importance ? importance : nullptr, mean_square, out);
     }
 }
 
@@ -126,6 +131,14 @@ template <int N> inline F sum_of_squares(const F* x) {
 // An important weight counts more, and a large one too.
 template <int N> inline void weigh(const F* x, const F* importance, F mean_square, F* w) {
     for (int i = 0; i < N; ++i) w[i] = importance[i] * square_root(mean_square + x[i] * x[i]);
+}
+
+// The same, or without importance the squares themselves.
+template <int N> inline void weights_or_squares(const F* x, const F* importance, F mean_square, F* w) {
+    if (importance)
+        weigh<N>(x, importance, mean_square, w);
+    else
+        for (int i = 0; i < N; ++i) w[i] = x[i] * x[i];
 }
 
 // The inverse of formats/bits.py's `unpack`: N codes below 2^BITS, in runs of RUN bytes.

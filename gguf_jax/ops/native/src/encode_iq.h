@@ -20,20 +20,11 @@ template <int K, int V> inline F upright(F scale, Mask empty, I* signs, I* entri
     return pick(empty, F{}, magnitude(scale));
 }
 
-// What each weight of a group of IQ3 counts.
-inline void iq3_weights(const F* x, const F* importance, F mean_square, F* w) {
-    if (importance)
-        weigh<32>(x, importance, mean_square, w);
-    else
-        for (int i = 0; i < 32; ++i) w[i] = x[i] * x[i];
-}
-
 inline I seven_signs(const I* signs) {
     return (signs[0] & 127) | ((signs[1] & 127) << 7) | ((signs[2] & 127) << 14) | ((signs[3] & 127) << 21);
 }
 
-struct IQ2XXS {
-    static constexpr int SIZE = 256, BYTES = 66;
+template <> struct Encoder<IQ2_XXS> {
     static void encode(const F* x, const F* importance, F, const Blocks& out) {
         F w[32], values[32], unused[32], scale[8];
         I signs[4], entries[4], first[8], second[8], codes[8];
@@ -50,14 +41,13 @@ struct IQ2XXS {
         }
         out.half(0, odd_codes<8>(scale, 31, 15, codes));
         for (int g = 0; g < 8; ++g) {
-            out.word(2 + 8 * g, first[g]);
-            out.word(6 + 8 * g, second[g] | (codes[g] << 28));
+            out.word<4>(2 + 8 * g, first[g]);
+            out.word<4>(6 + 8 * g, second[g] | (codes[g] << 28));
         }
     }
 };
 
-struct IQ2XS {
-    static constexpr int SIZE = 256, BYTES = 74;
+template <> struct Encoder<IQ2_XS> {
     static void encode(const F* x, const F* importance, F, const Blocks& out) {
         F w[16], values[16], scale[16];
         I signs[2], entries[2], codes[16], nibbles[8];
@@ -67,7 +57,7 @@ struct IQ2XS {
             const F most = magnitudes<16, true>(x + 16 * g, w, values, signs);
             scale[g] = grid_scale<16, 8, 3, Again::OFF_GRID>(values, w, *out.grid, 5, 9, 0.1f, most, most / 5.0f, entries);
             scale[g] = upright<2, 2>(scale[g], most < EPSILON, signs, entries);
-            for (int k = 0; k < 2; ++k) out.word16(2 + 4 * g + 2 * k, entries[k] | ((signs[k] & 127) << 9));
+            for (int k = 0; k < 2; ++k) out.word<2>(2 + 4 * g + 2 * k, entries[k] | ((signs[k] & 127) << 9));
         }
         out.half(0, odd_codes<16>(scale, 31, 15, codes));
         packed<16, 4, 1>(codes, nibbles);
@@ -75,8 +65,7 @@ struct IQ2XS {
     }
 };
 
-struct IQ2S {
-    static constexpr int SIZE = 256, BYTES = 82;
+template <> struct Encoder<IQ2_S> {
     static void encode(const F* x, const F* importance, F, const Blocks& out) {
         F w[16], values[16], scale[16];
         I signs[2], entries[2], codes[16], nibbles[8], qs[64], high[32], qh[8];
@@ -105,14 +94,13 @@ struct IQ2S {
     }
 };
 
-struct IQ3XXS {
-    static constexpr int SIZE = 256, BYTES = 98;
+template <> struct Encoder<IQ3_XXS> {
     static void encode(const F* x, const F* importance, F, const Blocks& out) {
         F w[32], values[32], scale[8];
         I signs[4], word[8], codes[8], index[64];
         const F mean_square = 2.0f * sum_of_squares<256>(x) / 256.0f;
         for (int g = 0; g < 8; ++g) {
-            iq3_weights(x + 32 * g, importance ? importance + 32 * g : nullptr, mean_square, w);
+            weights_or_squares<32>(x + 32 * g, importance ? importance + 32 * g : nullptr, mean_square, w);
             const F most = magnitudes<32, true>(x + 32 * g, w, values, signs);
             I* entries = index + 8 * g;
             scale[g] = grid_scale<32, 4, 8, Again::OFF_GRID>(values, w, *out.grid, 15, 15, 0.2f, most, most / 15.0f, entries);
@@ -121,18 +109,17 @@ struct IQ3XXS {
         }
         out.half(0, odd_codes<8>(scale, 31, 15, codes) * 1.0125f);
         out.bytes<64>(2, index);
-        for (int g = 0; g < 8; ++g) out.word(66 + 4 * g, word[g] | (codes[g] << 28));
+        for (int g = 0; g < 8; ++g) out.word<4>(66 + 4 * g, word[g] | (codes[g] << 28));
     }
 };
 
-struct IQ3S {
-    static constexpr int SIZE = 256, BYTES = 110;
+template <> struct Encoder<IQ3_S> {
     static void encode(const F* x, const F* importance, F, const Blocks& out) {
         F w[32], values[32], scale[8];
         I signs[32], codes[8], index[64], low[64], high[64], qh[8], nibbles[4];
         const F mean_square = 2.0f * sum_of_squares<256>(x) / 256.0f;
         for (int g = 0; g < 8; ++g) {
-            iq3_weights(x + 32 * g, importance ? importance + 32 * g : nullptr, mean_square, w);
+            weights_or_squares<32>(x + 32 * g, importance ? importance + 32 * g : nullptr, mean_square, w);
             const F most = magnitudes<32, false>(x + 32 * g, w, values, signs + 4 * g);
             I* entries = index + 8 * g;
             scale[g] = grid_scale<32, 4, 8, Again::ALL_IF_ANY_OFF_GRID>(values, w, *out.grid, 15, 9, 0.2f, most,

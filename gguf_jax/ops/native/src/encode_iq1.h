@@ -54,8 +54,7 @@ template <int N> inline void cut(const I* place, I first, I second, Mask negativ
     }
 }
 
-struct IQ1S {
-    static constexpr int SIZE = 256, BYTES = 50;
+template <> struct Encoder<IQ1_S> {
     static void encode(const F* x, const F* importance, F, const Blocks& out) {
         F w[32], scale[8];
         I codes[8], shifts[8], entries[32], low[32], high[8];
@@ -72,7 +71,7 @@ struct IQ1S {
         out.bytes<32>(2, low);
         for (int g = 0; g < 8; ++g) {
             const I down = pick((shifts[g] < 0) & (d > 0.0f), I{} + 0x8000, I{});
-            out.word16(34 + 2 * g, high[g] | (codes[g] << 12) | down);
+            out.word<2>(34 + 2 * g, high[g] | (codes[g] << 12) | down);
         }
     }
 
@@ -135,14 +134,13 @@ struct IQ1S {
     }
 };
 
-struct IQ1M {
-    static constexpr int SIZE = 256, BYTES = 56;
+template <> struct Encoder<IQ1_M> {
     static void encode(const F* x, const F* importance, F, const Blocks& out) {
         F w[16], scale[16], values[256];
         I codes[16], entries[32], low[32], high[32], qh[16], shifts[16];
         const F mean_square = 2.0f * sum_of_squares<256>(x) / 256.0f;
         for (int g = 0; g < 16; ++g) {
-            weights(x + 16 * g, importance ? importance + 16 * g : nullptr, mean_square, w);
+            weights_or_squares<16>(x + 16 * g, importance ? importance + 16 * g : nullptr, mean_square, w);
             scale[g] = group(x + 16 * g, w, *out.grid, entries + 2 * g, shifts[g], values + 16 * g);
         }
         F d = odd_codes<16>(scale, 15, 7, codes);
@@ -150,7 +148,7 @@ struct IQ1M {
         // the best scale of the whole block, now that the sub-scales are whole numbers
         F sum_qx = F{}, sum_q2 = F{};
         for (int g = 0; g < 16; ++g) {
-            weights(x + 16 * g, importance ? importance + 16 * g : nullptr, mean_square, w);
+            weights_or_squares<16>(x + 16 * g, importance ? importance + 16 * g : nullptr, mean_square, w);
             const F step = to_float(2 * codes[g] + 1);
             for (int i = 0; i < 16; ++i) {
                 const F q = values[16 * g + i] * step, wq = w[i] * q;
@@ -160,16 +158,10 @@ struct IQ1M {
         }
         d = pick(sum_q2 > 0.0f, sum_qx / sum_q2, d) * 1.1125f;
         I top;
-        for (int b = 0; b < LANES; ++b) {
-#ifdef __F16C__
-            top[b] = nothing[b] ? 0 : int(_cvtss_sh(d[b], 0));
-#else
-            top[b] = nothing[b] ? 0 : int(f32_to_f16(d[b]));
-#endif
-        }
+        for (int b = 0; b < LANES; ++b) top[b] = nothing[b] ? 0 : to_half(d[b]);
         for (int i = 0; i < 4; ++i) {
             const I scales = codes[4 * i] | (codes[4 * i + 1] << 3) | (codes[4 * i + 2] << 6) | (codes[4 * i + 3] << 9);
-            out.word16(48 + 2 * i, scales | (((top >> (4 * i)) & 15) << 12));
+            out.word<2>(48 + 2 * i, scales | (((top >> (4 * i)) & 15) << 12));
         }
         for (int k = 0; k < 32; ++k) {
             const I down = k % 2 ? shifts[k / 2] & 1 : shifts[k / 2] >> 1;
@@ -182,13 +174,6 @@ struct IQ1M {
     }
 
   private:
-    static void weights(const F* x, const F* importance, F mean_square, F* w) {
-        if (importance)
-            weigh<16>(x, importance, mean_square, w);
-        else
-            for (int i = 0; i < 16; ++i) w[i] = x[i] * x[i];
-    }
-
     // As IQ1_S, where either half may be moved up or down. shift: bit 1 for the first half, bit 0 for the second, set if
     // it is moved down.
     static F group(const F* x, const F* w, const SearchGrid& grid, I* entries, I& shift, F* codes) {

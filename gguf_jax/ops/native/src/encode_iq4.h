@@ -5,18 +5,18 @@
 
 namespace gguf_jax::GJ_LEVEL {
 
-constexpr float LEVELS[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+// Where the level above becomes the closer one.
+constexpr float middle(int i) { return float(IQ4_LEVELS[i] + IQ4_LEVELS[i + 1]) * 0.5f; }
 
 // The level that is closest to x, the upper one in the middle.
 inline F closest_level(F x) {
-    F value = splat(LEVELS[0]);
-    for (int i = 0; i < 15; ++i)
-        value = pick(x >= (LEVELS[i] + LEVELS[i + 1]) * 0.5f, splat(LEVELS[i + 1]), value);
+    F value = splat(IQ4_LEVELS[0]);
+    for (int i = 0; i < 15; ++i) value = pick(x >= middle(i), splat(IQ4_LEVELS[i + 1]), value);
     return value;
 }
 inline I closest_code(F x) {
     I code = I{};
-    for (int i = 0; i < 15; ++i) code -= x >= (LEVELS[i] + LEVELS[i + 1]) * 0.5f;
+    for (int i = 0; i < 15; ++i) code -= x >= middle(i);
     return code;
 }
 
@@ -24,9 +24,10 @@ inline I closest_code(F x) {
 inline F best_scale(const F* x, const F* w) {
     F extreme;
     const F most = largest<32>(x, extreme);
+    constexpr float lowest = IQ4_LEVELS[0];
     F scale = F{}, best = F{};
     for (int t = -8; t <= 7; ++t) {
-        const F inverse = t == -8 ? 1.0f / (-extreme / LEVELS[0]) : (float(t) + LEVELS[0]) / extreme;
+        const F inverse = t == -8 ? 1.0f / (-extreme / lowest) : (float(t) + lowest) / extreme;
         F sum_qx = F{}, sum_q2 = F{};
         for (int i = 0; i < 32; ++i) {
             const F q = closest_level(inverse * x[i]), wq = w[i] * q;
@@ -41,23 +42,15 @@ inline F best_scale(const F* x, const F* w) {
     return pick(most < EPSILON, F{}, scale);
 }
 
-template <int SIZE> inline void iq4_weights(const F* x, const F* importance, F mean_square, F* w) {
-    if (importance)
-        weigh<32>(x, importance, mean_square, w);
-    else
-        for (int i = 0; i < 32; ++i) w[i] = x[i] * x[i];
-}
-
 inline void level_nibbles(const F* x, F inverse, I* qs) {
     for (int j = 0; j < 16; ++j) qs[j] = closest_code(inverse * x[j]) | (closest_code(inverse * x[j + 16]) << 4);
 }
 
-struct IQ4NL {
-    static constexpr int SIZE = 32, BYTES = 18;
+template <> struct Encoder<IQ4_NL> {
     static void encode(const F* x, const F* importance, F, const Blocks& out) {
         F w[32];
         I qs[16];
-        iq4_weights<32>(x, importance, sum_of_squares<32>(x) * (2.0f / 32), w);
+        weights_or_squares<32>(x, importance, sum_of_squares<32>(x) * (2.0f / 32), w);
         const F scale = best_scale(x, w);
         level_nibbles(x, pick(scale != 0.0f, 1.0f / scale, F{}), qs);
         out.half(0, scale);
@@ -65,13 +58,12 @@ struct IQ4NL {
     }
 };
 
-struct IQ4XS {
-    static constexpr int SIZE = 256, BYTES = 136;
+template <> struct Encoder<IQ4_XS> {
     static void encode(const F* x, const F* importance, F, const Blocks& out) {
         F w[32], scale[8], extreme;
         const F mean_square = sum_of_squares<256>(x) * (2.0f / 256);
         for (int g = 0; g < 8; ++g) {
-            iq4_weights<256>(x + 32 * g, importance ? importance + 32 * g : nullptr, mean_square, w);
+            weights_or_squares<32>(x + 32 * g, importance ? importance + 32 * g : nullptr, mean_square, w);
             scale[g] = best_scale(x + 32 * g, w);
         }
         largest<8>(scale, extreme);
@@ -85,7 +77,7 @@ struct IQ4XS {
             high |= (whole >> 4) << (2 * g);
         }
         out.half(0, d);
-        out.word16(2, high);
+        out.word<2>(2, high);
         out.bytes<4>(4, low);
         out.bytes<128>(8, qs);
     }

@@ -12,7 +12,7 @@ template <int G, int MOST> inline F codes_of_largest(const F* scale, I* codes) {
     const F inverse = pick(top > 0.0f, float(MOST) / top, F{});
     for (int g = 0; g < G; ++g) {
         codes[g] = to_int(nearest(inverse * scale[g])) & 255;  // a byte, as there
-        if constexpr (MOST == 63) codes[g] = pick(codes[g] > 63, I{} + 63, codes[g]);
+        codes[g] = pick(codes[g] > MOST, I{} + MOST, codes[g]);
     }
     return top / float(MOST);
 }
@@ -32,48 +32,59 @@ template <int G, int MOST> inline F codes_of_best(const F* scale, const F* sum_w
     return d;
 }
 
-struct Q2K {
-    static constexpr int SIZE = 256, BYTES = 84;
-    static void encode(const F* x, const F* importance, F, const Blocks& out) {
-        F codes[256], scale[16], minimum[16], w[16], sum_w[16], d, dmin;
-        I scales[16], minima[16];
-        const F mean_square = importance ? sum_of_squares<256>(x) / 256.0f : F{};
-        for (int g = 0; g < 16; ++g) {
-            const F* xg = x + 16 * g;
+// Q2_K, Q4_K and Q5_K: G groups of N weights, codes to MOST, scales and minima to SCALE_MOST.
+template <int G, int N, int MOST, int SCALE_MOST> struct Affine {
+    static constexpr bool ABSOLUTE = MOST == 3;  // without importance Q2_K minimises absolute errors
+
+    I scales[G], minima[G], codes[256];
+
+    // first, steps: inverse scales to try where there is no importance. factor: of the mean square that weights are
+    // compared with. d and dmin go to `at` and the two bytes behind.
+    void search(const F* x, const F* importance, float factor, float first, int steps, int at, const Blocks& out) {
+        F found[256], scale[G], minimum[G], w[N], sum_w[G], d, dmin;
+        const F mean_square = importance ? factor * sum_of_squares<256>(x) / 256.0f : F{};
+        for (int g = 0; g < G; ++g) {
+            const F* xg = x + N * g;
+            F* cg = found + N * g;
             if (importance) {
-                weigh<16>(xg, importance + 16 * g, mean_square, w);
-                affine<16, false>(xg, w, 3, -0.9f, 0.05f, 36, codes + 16 * g, scale[g], minimum[g]);
+                weigh<N>(xg, importance + N * g, mean_square, w);
+                affine<N, false>(xg, w, MOST, -0.9f, 0.05f, 36, cg, scale[g], minimum[g]);
                 sum_w[g] = w[0];
-                for (int i = 1; i < 16; ++i) sum_w[g] += w[i];
+                for (int i = 1; i < N; ++i) sum_w[g] += w[i];
             } else {
-                for (int i = 0; i < 16; ++i) w[i] = magnitude(xg[i]);
-                affine<16, true>(xg, w, 3, -0.5f, 0.1f, 15, codes + 16 * g, scale[g], minimum[g]);
+                const F mean = ABSOLUTE ? F{} : square_root(sum_of_squares<N>(xg) / float(N));
+                for (int i = 0; i < N; ++i) w[i] = ABSOLUTE ? magnitude(xg[i]) : mean + magnitude(xg[i]);
+                affine<N, ABSOLUTE>(xg, w, MOST, first, 0.1f, steps, cg, scale[g], minimum[g]);
             }
         }
         if (importance) {
-            d = codes_of_best<16, 15>(scale, sum_w, scales);
-            dmin = codes_of_best<16, 15>(minimum, sum_w, minima);
+            d = codes_of_best<G, SCALE_MOST>(scale, sum_w, scales);
+            dmin = codes_of_best<G, SCALE_MOST>(minimum, sum_w, minima);
         } else {
-            d = codes_of_largest<16, 15>(scale, scales);
-            dmin = codes_of_largest<16, 15>(minimum, minima);
+            d = codes_of_largest<G, SCALE_MOST>(scale, scales);
+            dmin = codes_of_largest<G, SCALE_MOST>(minimum, minima);
         }
-        d = out.half(80, d);
-        dmin = out.half(82, dmin);
-        I whole[256], both[16], qs[64];
-        for (int g = 0; g < 16; ++g) {
-            both[g] = scales[g] | (minima[g] << 4);
-            recoded<16>(x + 16 * g, d * to_float(both[g] & 15), dmin * to_float((both[g] >> 4) & 15), 0, 3, F{},
-                        codes + 16 * g);
-        }
-        for (int i = 0; i < 256; ++i) whole[i] = to_int(codes[i]);
-        packed<256, 2, 32>(whole, qs);
+        d = out.half(at, d);
+        dmin = out.half(at + 2, dmin);
+        for (int g = 0; g < G; ++g)
+            recoded<N>(x + N * g, d * to_float(scales[g]), dmin * to_float(minima[g]), 0, MOST, F{}, found + N * g);
+        for (int i = 0; i < 256; ++i) codes[i] = to_int(found[i]);
+    }
+};
+
+template <> struct Encoder<Q2_K> {
+    static void encode(const F* x, const F* importance, F, const Blocks& out) {
+        Affine<16, 16, 3, 15> a;
+        I both[16], qs[64];
+        a.search(x, importance, 1.0f, -0.5f, 15, 80, out);
+        for (int g = 0; g < 16; ++g) both[g] = a.scales[g] | (a.minima[g] << 4);
+        packed<256, 2, 32>(a.codes, qs);
         out.bytes<16>(0, both);
         out.bytes<64>(16, qs);
     }
 };
 
-struct Q3K {
-    static constexpr int SIZE = 256, BYTES = 110;
+template <> struct Encoder<Q3_K> {
     static void encode(const F* x, const F* importance, F, const Blocks& out) {
         F codes[256], scale[16], scale_codes[16], d;
         if (importance) {
@@ -118,74 +129,46 @@ struct Q3K {
     }
 };
 
-// Q4_K and Q5_K: what they share. The first three numbers are those of the search without importance.
-template <int MOST> struct EightGroups {
-    static void search(const F* x, const F* importance, float first, int steps, const Blocks& out, I* whole) {
-        F codes[256], scale[8], minimum[8], w[32], sum_w[8], d, dmin;
-        I s[8], m[8], scales[12];
-        const F mean_square = importance ? 2.0f * sum_of_squares<256>(x) / 256.0f : F{};
-        for (int g = 0; g < 8; ++g) {
-            const F* xg = x + 32 * g;
-            if (importance) {
-                weigh<32>(xg, importance + 32 * g, mean_square, w);
-                affine<32, false>(xg, w, MOST, -0.9f, 0.05f, 36, codes + 32 * g, scale[g], minimum[g]);
-                sum_w[g] = w[0];
-                for (int i = 1; i < 32; ++i) sum_w[g] += w[i];
-            } else {
-                const F mean = square_root(sum_of_squares<32>(xg) / 32.0f);
-                for (int i = 0; i < 32; ++i) w[i] = mean + magnitude(xg[i]);
-                affine<32, false>(xg, w, MOST, first, 0.1f, steps, codes + 32 * g, scale[g], minimum[g]);
-            }
-        }
-        if (importance) {
-            d = codes_of_best<8, 63>(scale, sum_w, s);
-            dmin = codes_of_best<8, 63>(minimum, sum_w, m);
-        } else {
-            d = codes_of_largest<8, 63>(scale, s);
-            dmin = codes_of_largest<8, 63>(minimum, m);
-        }
-        d = out.half(0, d);
-        dmin = out.half(2, dmin);
-        for (int g = 0; g < 8; ++g)
-            recoded<32>(x + 32 * g, d * to_float(s[g]), dmin * to_float(m[g]), 0, MOST, F{}, codes + 32 * g);
-        for (int i = 0; i < 256; ++i) whole[i] = to_int(codes[i]);
-        for (int k = 0; k < 4; ++k) {
-            scales[k] = s[k] | ((s[k + 4] >> 4) << 6);
-            scales[k + 4] = m[k] | ((m[k + 4] >> 4) << 6);
-            scales[k + 8] = (s[k + 4] & 15) | ((m[k + 4] & 15) << 4);
-        }
-        out.bytes<12>(4, scales);
+// The scales of Q4_K and Q5_K.
+inline void six_bits(const I* s, const I* m, const Blocks& out) {
+    I scales[12];
+    for (int k = 0; k < 4; ++k) {
+        scales[k] = s[k] | ((s[k + 4] >> 4) << 6);
+        scales[k + 4] = m[k] | ((m[k + 4] >> 4) << 6);
+        scales[k + 8] = (s[k + 4] & 15) | ((m[k + 4] & 15) << 4);
     }
-};
+    out.bytes<12>(4, scales);
+}
 
-struct Q4K {
-    static constexpr int SIZE = 256, BYTES = 144;
+template <> struct Encoder<Q4_K> {
     static void encode(const F* x, const F* importance, F, const Blocks& out) {
-        I codes[256], qs[128];
-        EightGroups<15>::search(x, importance, -1.0f, 20, out, codes);
-        packed<256, 4, 32>(codes, qs);
+        Affine<8, 32, 15, 63> a;
+        I qs[128];
+        a.search(x, importance, 2.0f, -1.0f, 20, 0, out);
+        six_bits(a.scales, a.minima, out);
+        packed<256, 4, 32>(a.codes, qs);
         out.bytes<128>(16, qs);
     }
 };
 
-struct Q5K {
-    static constexpr int SIZE = 256, BYTES = 176;
+template <> struct Encoder<Q5_K> {
     static void encode(const F* x, const F* importance, F, const Blocks& out) {
-        I codes[256], high[256], qh[32], qs[128];
-        EightGroups<31>::search(x, importance, -0.5f, 15, out, codes);
+        Affine<8, 32, 31, 63> a;
+        I high[256], qh[32], qs[128];
+        a.search(x, importance, 2.0f, -0.5f, 15, 0, out);
+        six_bits(a.scales, a.minima, out);
         for (int i = 0; i < 256; ++i) {
-            high[i] = codes[i] >> 4;
-            codes[i] &= 15;
+            high[i] = a.codes[i] >> 4;
+            a.codes[i] &= 15;
         }
         packed<256, 1, 32>(high, qh);
-        packed<256, 4, 32>(codes, qs);
+        packed<256, 4, 32>(a.codes, qs);
         out.bytes<32>(16, qh);
         out.bytes<128>(48, qs);
     }
 };
 
-struct Q6K {
-    static constexpr int SIZE = 256, BYTES = 210;
+template <> struct Encoder<Q6_K> {
     static void encode(const F* x, const F* importance, F, const Blocks& out) {
         F codes[256], scale[16], w[16], extreme;
         for (int g = 0; g < 16; ++g) {

@@ -29,35 +29,12 @@ struct Subnormals {
 
 bool encode(int type, const EncodeJob& job) {
     const Subnormals subnormals;
-    switch (type) {  // ids of ggml
-        case 2: encode_all<Q40>(job); break;
-        case 3: encode_all<Q41>(job); break;
-        case 6: encode_all<Q50>(job); break;
-        case 7: encode_all<Q51>(job); break;
-        case 8: encode_all<Q80>(job); break;
-        case 10: encode_all<Q2K>(job); break;
-        case 11: encode_all<Q3K>(job); break;
-        case 12: encode_all<Q4K>(job); break;
-        case 13: encode_all<Q5K>(job); break;
-        case 14: encode_all<Q6K>(job); break;
-        case 16: encode_all<IQ2XXS>(job); break;
-        case 17: encode_all<IQ2XS>(job); break;
-        case 18: encode_all<IQ3XXS>(job); break;
-        case 19: encode_all<IQ1S>(job); break;
-        case 20: encode_all<IQ4NL>(job); break;
-        case 21: encode_all<IQ3S>(job); break;
-        case 22: encode_all<IQ2S>(job); break;
-        case 23: encode_all<IQ4XS>(job); break;
-        case 29: encode_all<IQ1M>(job); break;
-        case 34: encode_all<TQ10>(job); break;
-        case 35: encode_all<TQ20>(job); break;
-        case 39: encode_all<MXFP4>(job); break;
-        case 40: encode_all<NVFP4>(job); break;
-        case 41: encode_all<Q10>(job); break;
-        case 42: encode_all<Q20>(job); break;
+    switch (type) {
+#define GJ_CASE(T) case T: encode_all<T>(job); return true;
+        GJ_FOR_EACH_TYPE(GJ_CASE)
+#undef GJ_CASE
         default: return false;
     }
-    return true;
 }
 
 float mean_square(const float* x, int64_t n) {

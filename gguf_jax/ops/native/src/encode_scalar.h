@@ -61,54 +61,29 @@ template <int MOST> inline F above_minimum(const F* x, const F* importance, F me
     return d;
 }
 
-struct Q40 {
-    static constexpr int SIZE = 32, BYTES = 18;
+// Q4_0, Q4_1, Q5_0, Q5_1: four or five bits, around zero or above a minimum.
+template <int BITS, bool MINIMUM> struct Legacy {
     static void encode(const F* x, const F* importance, F mean_square, const Blocks& out) {
-        I codes[32], qs[16];
-        out.half(0, around_zero<8>(x, importance, mean_square, codes));
-        nibbles(codes, qs);
-        out.bytes<16>(2, qs);
+        constexpr int HIGH = BITS == 5 ? 4 : 0;  // bytes of the fifth bits
+        I codes[32], qs[HIGH + 16];
+        if constexpr (MINIMUM) {
+            F m;
+            out.half(0, above_minimum<(1 << BITS) - 1>(x, importance, mean_square, codes, m));
+            out.half(2, m);
+        } else {
+            out.half(0, around_zero<1 << (BITS - 1)>(x, importance, mean_square, codes));
+        }
+        if constexpr (BITS == 5) fifth_bits(codes, qs);
+        nibbles(codes, qs + HIGH);
+        out.bytes<HIGH + 16>(MINIMUM ? 4 : 2, qs);
     }
 };
+template <> struct Encoder<Q4_0> : Legacy<4, false> {};
+template <> struct Encoder<Q4_1> : Legacy<4, true> {};
+template <> struct Encoder<Q5_0> : Legacy<5, false> {};
+template <> struct Encoder<Q5_1> : Legacy<5, true> {};
 
-struct Q41 {
-    static constexpr int SIZE = 32, BYTES = 20;
-    static void encode(const F* x, const F* importance, F mean_square, const Blocks& out) {
-        I codes[32], qs[16];
-        F m;
-        out.half(0, above_minimum<15>(x, importance, mean_square, codes, m));
-        out.half(2, m);
-        nibbles(codes, qs);
-        out.bytes<16>(4, qs);
-    }
-};
-
-struct Q50 {
-    static constexpr int SIZE = 32, BYTES = 22;
-    static void encode(const F* x, const F* importance, F mean_square, const Blocks& out) {
-        I codes[32], qs[20];
-        out.half(0, around_zero<16>(x, importance, mean_square, codes));
-        fifth_bits(codes, qs);
-        nibbles(codes, qs + 4);
-        out.bytes<20>(2, qs);
-    }
-};
-
-struct Q51 {
-    static constexpr int SIZE = 32, BYTES = 24;
-    static void encode(const F* x, const F* importance, F mean_square, const Blocks& out) {
-        I codes[32], qs[20];
-        F m;
-        out.half(0, above_minimum<31>(x, importance, mean_square, codes, m));
-        out.half(2, m);
-        fifth_bits(codes, qs);
-        nibbles(codes, qs + 4);
-        out.bytes<20>(4, qs);
-    }
-};
-
-struct Q80 {
-    static constexpr int SIZE = 32, BYTES = 34;
+template <> struct Encoder<Q8_0> {
     static void encode(const F* x, const F*, F, const Blocks& out) {
         I qs[32];
         const F d = largest_magnitude<32>(x) / 127.0f, inverse = inverse_of(d);
@@ -136,8 +111,7 @@ template <int RUN, int DIGITS> inline void fractions(const I* codes, I* bytes) {
     }
 }
 
-struct TQ10 {
-    static constexpr int SIZE = 256, BYTES = 54;
+template <> struct Encoder<TQ1_0> {
     static void encode(const F* x, const F*, F, const Blocks& out) {
         I codes[256], bytes[52];
         out.half(52, ternary(x, codes));
@@ -148,8 +122,7 @@ struct TQ10 {
     }
 };
 
-struct TQ20 {
-    static constexpr int SIZE = 256, BYTES = 66;
+template <> struct Encoder<TQ2_0> {
     static void encode(const F* x, const F*, F, const Blocks& out) {
         I codes[256], qs[64];
         out.half(64, ternary(x, codes));
@@ -158,8 +131,7 @@ struct TQ20 {
     }
 };
 
-struct Q10 {
-    static constexpr int SIZE = 128, BYTES = 18;
+template <> struct Encoder<Q1_0> {
     static void encode(const F* x, const F*, F, const Blocks& out) {
         I codes[128], qs[16];
         F sum = F{};
@@ -173,8 +145,7 @@ struct Q10 {
     }
 };
 
-struct Q20 {
-    static constexpr int SIZE = 64, BYTES = 18;
+template <> struct Encoder<Q2_0> {
     static void encode(const F* x, const F*, F, const Blocks& out) {
         I codes[64], qs[16];
         const F d = largest_magnitude<64>(x), inverse = inverse_of(d);
@@ -187,12 +158,11 @@ struct Q20 {
 
 // The code of the four-bit float that is closest to x under a scale of twice its value, the first of equals.
 inline I closest_e2m1(F x, F scale) {
-    constexpr float VALUES[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
     F least = magnitude(0.0f * scale - x);
     I code = I{};
     for (int i = 1; i < 16; ++i) {
         if (i == 8) continue;  // zero again: never closer than the first
-        const F error = magnitude(VALUES[i] * scale - x);
+        const F error = magnitude(float(MXFP4_DOUBLED[i]) * scale - x);
         const Mask less = error < least;
         code = pick(less, I{} + i, code);
         least = pick(less, error, least);
@@ -208,8 +178,7 @@ inline float power_of_two(int e) {
     return f;
 }
 
-struct MXFP4 {
-    static constexpr int SIZE = 32, BYTES = 17;
+template <> struct Encoder<MXFP4> {
     static void encode(const F* x, const F*, F, const Blocks& out) {
         const F most = largest_magnitude<32>(x);
         I exponent, codes[32], qs[17];
@@ -227,8 +196,7 @@ struct MXFP4 {
     }
 };
 
-struct NVFP4 {
-    static constexpr int SIZE = 64, BYTES = 36;
+template <> struct Encoder<NVFP4> {
     static void encode(const F* x, const F*, F, const Blocks& out) {
         I bytes[36];
         for (int g = 0; g < 4; ++g) {
