@@ -38,8 +38,8 @@ def compare(
     if plot is not None:
         check_plot_path(plot)
     importances = read_imatrix(imatrix) if imatrix is not None else None
-    with Activity("comparing tensors"):
-        found = compare_files(a, b, importances=importances)
+    with Activity("comparing tensors", 1.0) as activity:
+        found = compare_files(a, b, importances=importances, on_weights=activity.update)
     for what, names in (("only in A", found.only_a), ("only in B", found.only_b), ("other shape", found.other_shape)):
         if names:
             say(f"{what}: {len(names)} tensors, such as {names[0]}")

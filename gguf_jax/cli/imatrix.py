@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from dataclasses import dataclass, field
@@ -324,8 +323,8 @@ class _Shown:
         done = self._before + at.windows
         self._bar.describe(f"{done} of {self._planned} chunks")
         self._bar.update(done, self._planned)
-        if self._prints:
-            new = at.perplexities()[self._printed :]
+        if self._prints and at.perplexity is not None:
+            new = [log.exp().value for log in at.perplexity.after_each_window()[self._printed :]]
             line = "".join(f"[{self._before + i}]{each:.4f}," for i, each in enumerate(new, self._printed + 1))
             self._printed = at.windows
             self._bar.clear_for(lambda: write(line))
@@ -337,9 +336,9 @@ class _Shown:
             self._printed = 0
 
     def end(self) -> None:
-        if self._prints and self.at is not None:
+        if self._prints and self.at is not None and (found := self.at.perplexity) is not None:
             those = f", of the {self.at.windows} chunks run now" if self._before else ""
-            write(f"Final estimate: PPL = {self.at.perplexity:.4f} +/- {self.at.stderr:.5f}{those}\n")
+            write(f"Final estimate: PPL = {found.perplexity:.4f} +/- {found.stderr:.5f}{those}\n")
 
 
 def _report(target: _Target, sums: ImatrixSums, at: Progress | None, as_json: bool) -> None:
@@ -356,7 +355,7 @@ def _report(target: _Target, sums: ImatrixSums, at: Progress | None, as_json: bo
     found |= {"chunk_size": sums.chunk_size, "datasets": list(sums.datasets), "unseen_experts": unseen}
     if at is not None:
         found |= {"tokens": at.tokens, "seconds": at.seconds, "tokens_per_second": at.tokens / at.seconds}
-        if at.scored:
-            error = at.stderr
-            found |= {"perplexity": at.perplexity, "stderr": None if math.isnan(error) else error}
+        if at.perplexity is not None:
+            known = at.perplexity.as_dict()
+            found |= {key: known[key] for key in ("perplexity", "stderr")}
     write_json(found)

@@ -199,8 +199,9 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def _dry_run(source: str, file_type: str, chosen: Options, asked: dict[str, Any], quiet: bool, as_json: bool) -> None:
+    from gguf_jax.gguf.text import listed
     from gguf_jax.quantization.file import chosen_type, drafted
-    from gguf_jax.quantization.job import Request, listed
+    from gguf_jax.quantization.job import Request
 
     request: Request = Request(*chosen_type(file_type, chosen), **asked)
     with opened(source) as file:

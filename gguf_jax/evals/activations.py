@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from gguf_jax.evals.programs import scores
 from gguf_jax.generation.steps import Leaves, Spec
 from gguf_jax.models import Decoder
 from gguf_jax.nn.observe import Observable, Observer, observable
@@ -25,13 +26,6 @@ class Squares(NamedTuple):
 
     in_sum2: jax.Array
     counts: jax.Array
-
-
-class Scores(NamedTuple):
-    """Of each window, sums over its scored tokens of `-log p` and of its square, float32 `[B]`."""
-
-    nll: jax.Array
-    nll2: jax.Array
 
 
 def collected(model: Decoder, process_output: bool) -> Iterator[tuple[str, Observable]]:
@@ -56,7 +50,7 @@ def shapes(model: nnx.Module) -> dict[str, tuple[int, int]]:
 @partial(jax.jit, static_argnames=("spec", "process_output", "scored"))
 def run(
     leaves: Leaves, tokens: jax.Array, valid: jax.Array, *, spec: Spec, process_output: bool, scored: int
-) -> tuple[dict[str, Squares], Scores]:
+) -> tuple[dict[str, Squares], jax.Array]:
     """Run int32 `tokens [B, T]`, whole windows, of which those not `valid [B]` are there for the shape alone.
 
     Args:
@@ -64,7 +58,7 @@ def run(
             are made.
 
     Returns:
-        For each weight its sums over all valid windows; and scores, zeros where none are asked for.
+        For each weight its sums over all valid windows; and `-log p` of what is scored, float32 `[B, scored]`.
     """
     model = spec.model(leaves)
     found: dict[str, Squares] = {}
@@ -77,8 +71,11 @@ def run(
         model.logits(hidden, spec.precision)  # for what goes into it; nobody uses the product, so XLA drops it
     for layer in layers.values():
         layer.observer = None
+    if not scored:
+        return found, jnp.zeros((len(tokens), 0))
     first = tokens.shape[1] - 1 - scored
-    return found, _score(model, hidden[:, first:-1], tokens[:, first + 1 :], spec)
+    with jax.named_scope("score"):
+        return found, scores(model, hidden[:, first:-1], tokens[:, first + 1 :], spec.precision)
 
 
 def _collector(found: dict[str, Squares], name: str, n_mat: int, valid: jax.Array) -> Observer:
@@ -103,17 +100,3 @@ def squares_of_experts(x: jax.Array, experts: jax.Array, n_mat: int, valid: jax.
     counts = goes.sum((0, 1, 2))
     goes, letters = (goes, "btum,btui->mi") if x.ndim == experts.ndim + 1 else (goes.sum(2), "btm,bti->mi")
     return Squares(jnp.einsum(letters, goes, x2, precision=lax.Precision.HIGHEST), counts)
-
-
-def _score(model: Decoder, hidden: jax.Array, targets: jax.Array, spec: Spec) -> Scores:
-    """`hidden [B, S, E]`, `targets [B, S]` -> sums over S; one window at a time, as logits are large."""
-    if not targets.shape[1]:
-        return Scores(*jnp.zeros((2, len(targets))))
-
-    def window(hidden: jax.Array, targets: jax.Array) -> Scores:
-        logits = model.logits(hidden[None], spec.precision)[0]  # [S, V]
-        nll = jax.nn.logsumexp(logits, -1) - jnp.take_along_axis(logits, targets[:, None], -1)[:, 0]
-        return Scores(nll.sum(), jnp.square(nll).sum())
-
-    with jax.named_scope("score"):
-        return lax.map(lambda each: window(*each), (hidden, targets))

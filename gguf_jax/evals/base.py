@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -22,6 +22,14 @@ Scores = tuple[jax.Array, tuple[Comparison, ...]]
 """`-log p(target)` of the base, `[scored]`, and how each model compares with it."""
 
 
+class Compared(NamedTuple):
+    """Models at one window: what they are, their leaves, and hidden states `[scored, E]` of each."""
+
+    specs: tuple[Spec, ...]
+    leaves: tuple[Leaves, ...]
+    rows: tuple[jax.Array, ...]
+
+
 class Base(Protocol):
     """`rows` gives something for each window of a batch, from which `compare` makes numbers."""
 
@@ -31,15 +39,7 @@ class Base(Protocol):
 
     def rows(self, batch: Batch, first: int, watch: Stopwatch) -> Iterator[Any]: ...
 
-    def compare(
-        self,
-        base_rows: Any,
-        leaves: tuple[Leaves, ...],
-        rows: tuple[jax.Array, ...],
-        targets: np.ndarray,
-        specs: tuple[Spec, ...],
-        watch: Stopwatch,
-    ) -> Scores: ...
+    def compare(self, base_rows: Any, models: Compared, targets: np.ndarray, watch: Stopwatch) -> Scores: ...
 
 
 class ModelBase:
@@ -69,17 +69,9 @@ class ModelBase:
             self._kept[key] = np.asarray(found)
         yield from found
 
-    def compare(
-        self,
-        base_rows: jax.Array,
-        leaves: tuple[Leaves, ...],
-        rows: tuple[jax.Array, ...],
-        targets: np.ndarray,
-        specs: tuple[Spec, ...],
-        watch: Stopwatch,
-    ) -> Scores:
-        inputs = self._leaves, base_rows, leaves, rows, targets
-        return watch.call(programs.compare, *inputs, base_spec=self._spec, specs=specs)
+    def compare(self, base_rows: jax.Array, models: Compared, targets: np.ndarray, watch: Stopwatch) -> Scores:
+        inputs = self._leaves, base_rows, models.leaves, models.rows, targets
+        return watch.call(programs.compare, *inputs, base_spec=self._spec, specs=models.specs)
 
     def quantized(self, base_rows: jax.Array, watch: Stopwatch) -> Quantized:
         return watch.call(programs.quantized_log_probabilities, self._leaves, base_rows, spec=self._spec)
@@ -98,13 +90,6 @@ class FileBase:
         for number in range(batch.start, batch.start + batch.count):
             yield self.file.window(number)
 
-    def compare(
-        self,
-        base_rows: Quantized,
-        leaves: tuple[Leaves, ...],
-        rows: tuple[jax.Array, ...],
-        targets: np.ndarray,
-        specs: tuple[Spec, ...],
-        watch: Stopwatch,
-    ) -> Scores:
-        return watch.call(programs.compare_with_quantized, base_rows, leaves, rows, targets, specs=specs)
+    def compare(self, base_rows: Quantized, models: Compared, targets: np.ndarray, watch: Stopwatch) -> Scores:
+        inputs = base_rows, models.leaves, models.rows, targets
+        return watch.call(programs.compare_with_quantized, *inputs, specs=models.specs)

@@ -6,17 +6,16 @@ BOS, BOS takes the place of each window's first token. Several texts are cut eac
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from gguf_jax.errors import GGUFJaxError
-from gguf_jax.evals import activations
-from gguf_jax.generation import compilation_cache, steps
+from gguf_jax.evals import activations, windows
+from gguf_jax.evals.perplexity import Perplexity
+from gguf_jax.generation import Timings, compilation_cache, steps
 from gguf_jax.gguf.text import shown
 from gguf_jax.models import Decoder
 from gguf_jax.ops import Precision
@@ -24,9 +23,6 @@ from gguf_jax.quantization.imatrix_sums import CHUNK_SIZE, ImatrixSums, Sums, ad
 
 MIN_CTX_SIZE = 16
 """The shortest window: llama-imatrix passes over products of fewer rows."""
-
-BATCH_TOKENS = 2048
-"""Tokens that are run at once, unless a number of windows is asked for."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +32,7 @@ class Progress:
     Attributes:
         sums: everything up to now, what the collection started from included.
         windows: windows run, of `planned`.
-        nlls, nlls2: of each window run, sums over its scored tokens of `-log p` and of its square, float64 `[windows]`;
-            zeros without `perplexity`.
-        scored: scored tokens in a window.
+        perplexity: of the windows run, if it was asked for.
         tokens: of the windows run.
         seconds: since the first batch began, what was compiled for it included.
     """
@@ -46,63 +40,24 @@ class Progress:
     sums: ImatrixSums
     windows: int
     planned: int
-    nlls: np.ndarray
-    nlls2: np.ndarray
-    scored: int
+    perplexity: Perplexity | None
     tokens: int
     seconds: float
-
-    def perplexities(self) -> list[float]:
-        """The estimate after each window."""
-        counts = np.arange(1, self.windows + 1) * self.scored
-        return [_exp(nll) for nll in np.cumsum(self.nlls) / counts]
-
-    @property
-    def perplexity(self) -> float:
-        return _exp(self.nlls.sum() / (self.windows * self.scored))
-
-    @property
-    def stderr(self) -> float:
-        """Standard error of the perplexity, which takes the scored tokens to be independent; NaN where rounding leaves
-        no variance."""
-        count = self.windows * self.scored
-        variance = self.nlls2.sum() / count - (self.nlls.sum() / count) ** 2
-        return math.sqrt(variance / (count - 1)) * self.perplexity if variance > 0 and count > 1 else math.nan
-
-
-def _exp(x: float) -> float:
-    return math.exp(x) if x < 709 else math.inf
 
 
 def cut(model: Decoder, text: str | Sequence[int], ctx_size: int, *, parse_special: bool = False) -> np.ndarray:
     """The windows of a text (which needs the model's tokenizer) or of token ids, int32 `[windows, ctx_size]`.
 
     Raises:
-        GGUFJaxError: they are less than one window, or an id is not in the vocabulary.
+        GGUFJaxError: as `windows.windows_of`, or windows are too short.
     """
-    if not MIN_CTX_SIZE <= ctx_size < 2**31:
-        raise GGUFJaxError(f"ctx_size: expected from {MIN_CTX_SIZE} to {2**31 - 1} tokens, found {ctx_size}")
-    tokenizer: Any = model.tokenizer
-    if isinstance(text, str):
-        if tokenizer is None:
-            raise GGUFJaxError("expected token ids, as the model has no tokenizer; found a str")
-        text = tokenizer.encode(text, parse_special=parse_special)
-    ids = np.asarray(text)
-    if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
-        raise GGUFJaxError(f"expected a str or token ids [T], found {ids.dtype} {list(ids.shape)}")
-    if len(ids) < ctx_size:
-        raise GGUFJaxError(f"expected at least {ctx_size} tokens, which is one chunk, found {len(ids)}")
-    most, low, high = model.config.vocab_size, int(ids.min()), int(ids.max())
-    if low < 0 or high >= most:
-        raise GGUFJaxError(f"expected token ids from 0 to {most - 1}, found {low if low < 0 else high}")
-    count = len(ids) // ctx_size
-    windows = ids[: count * ctx_size].reshape(count, ctx_size).astype(np.int32)
-    if tokenizer is not None and tokenizer.add_bos and tokenizer.bos_id is not None:
-        windows[:, 0] = tokenizer.bos_id
-    return windows
+    if ctx_size < MIN_CTX_SIZE:
+        raise GGUFJaxError(f"ctx_size: expected at least {MIN_CTX_SIZE} tokens, found {ctx_size}")
+    found = windows.windows_of(model, text, ctx_size=ctx_size, parse_special=parse_special)
+    return found.shown(0, len(found))
 
 
-def windows_of(
+def cut_all(
     model: Decoder, texts: Sequence[str | Sequence[int]], ctx_size: int, *, parse_special: bool = False
 ) -> np.ndarray:
     """The windows of several texts, one text after the other; raises as `cut`."""
@@ -113,18 +68,18 @@ def windows_of(
         try:
             found.append(cut(model, text, ctx_size, parse_special=parse_special))
         except GGUFJaxError as error:
-            raise GGUFJaxError(f"text {i + 1}: {error}") from error
+            raise GGUFJaxError(f"text {i + 1}: {str(error).removeprefix('text: ')}") from error
     return np.concatenate(found)
 
 
-def planned(windows: np.ndarray, chunks: int | None = None, from_chunk: int = 0) -> np.ndarray:
+def planned(cut: np.ndarray, chunks: int | None = None, from_chunk: int = 0) -> np.ndarray:
     """The windows `from_chunk` and on, at most `chunks` of them."""
     if chunks is not None and chunks < 1:
         raise GGUFJaxError(f"chunks: expected at least 1, found {chunks}")
-    if not 0 <= from_chunk < len(windows):
-        raise GGUFJaxError(f"from_chunk: expected from 0 to {len(windows) - 1} for {len(windows)} chunks of text, "
+    if not 0 <= from_chunk < len(cut):
+        raise GGUFJaxError(f"from_chunk: expected from 0 to {len(cut) - 1} for {len(cut)} chunks of text, "
                            f"found {from_chunk}")  # fmt: skip
-    return windows[from_chunk : None if chunks is None else from_chunk + chunks]
+    return cut[from_chunk : None if chunks is None else from_chunk + chunks]
 
 
 def collect_imatrix(
@@ -163,15 +118,14 @@ def collect_imatrix(
         GGUFJaxError: a text is shorter than one window, an option is out of range, `start` is of another model, or
             activations are not finite.
     """
-    if batch_size is not None and batch_size < 1:
-        raise GGUFJaxError(f"batch_size: expected at least 1 window, found {batch_size}")
     if isinstance(texts, np.ndarray) and texts.ndim == 2:
-        windows = texts.astype(np.int32)
+        tokens = texts.astype(np.int32)
     else:
         each = [texts] if isinstance(texts, str) else list(texts)
-        windows = windows_of(model, each, ctx_size, parse_special=parse_special)
-    windows = planned(windows, chunks, from_chunk)
-    count, ctx_size = windows.shape
+        tokens = cut_all(model, each, ctx_size, parse_special=parse_special)
+    tokens = planned(tokens, chunks, from_chunk)
+    count, ctx_size = tokens.shape
+    size = windows.batch_size(batch_size, count, ctx_size)
     names = sorted(name for name, _ in activations.collected(model, process_output))
     if not names:
         raise GGUFJaxError("model: expected weights in blocks to collect activations for, found none")
@@ -182,31 +136,19 @@ def collect_imatrix(
     compilation_cache.enable()
     spec, leaves = steps.split(model, precision=precision)
     scored = ctx_size - 1 - ctx_size // 2 if perplexity else 0
-    size = min(count, batch_size or max(1, BATCH_TOKENS // ctx_size))
-    nlls, nlls2 = np.zeros((2, count))
+    nlls = np.zeros((count, scored), np.float32)
     began = time.perf_counter()
     for at in range(0, count, size):
-        batch = windows[at : at + size]
-        n = len(batch)
-        filled = np.concatenate([batch, np.repeat(batch[-1:], size - n, axis=0)])
-        found, scores = activations.run(
-            leaves, filled, np.arange(size) < n, spec=spec, process_output=process_output, scored=scored
-        )
-        nlls[at : at + n], nlls2[at : at + n] = np.asarray(scores.nll)[:n], np.asarray(scores.nll2)[:n]
+        n = len(tokens[at : at + size])
+        filled, valid = windows.filled_up(tokens[at : at + size], size), np.arange(size) < n
+        options = dict(spec=spec, process_output=process_output, scored=scored)
+        found, scores = activations.run(leaves, filled, valid, **options)
+        nlls[at : at + n] = np.asarray(scores)[:n]
         sums = _with(sums, {name: _on_host(name, found[name], at, n) for name in names}, ctx_size)
-        done = at + n
-        on_batch(
-            Progress(
-                sums=sums,
-                windows=done,
-                planned=count,
-                nlls=nlls[:done].copy(),
-                nlls2=nlls2[:done].copy(),
-                scored=scored,
-                tokens=done * ctx_size,
-                seconds=time.perf_counter() - began,
-            )
-        )
+        done, seconds = at + n, time.perf_counter() - began
+        timings = Timings(prefill_s=seconds, prefill_tokens=done * ctx_size)
+        known = Perplexity(nlls[:done], ctx_size, None, done, count, timings) if perplexity else None
+        on_batch(Progress(sums, done, count, known, done * ctx_size, seconds))
     return sums
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.evals import programs
-from gguf_jax.evals.base import Base, FileBase, ModelBase
+from gguf_jax.evals.base import Base, Compared, FileBase, ModelBase
 from gguf_jax.evals.logits_file import LogitsFile, LogitsWriter, logits_writer
 from gguf_jax.evals.programs import Comparison
 from gguf_jax.evals.statistics import (
@@ -295,8 +295,8 @@ class _Run:
             for i, base_rows in enumerate(self.base.rows(batch, self.windows.first, watch)):
                 if self.save is not None:
                     self.save(base_rows, watch)
-                each = tuple(row[i] for row in rows)
-                found.append(self.base.compare(base_rows, self.leaves, each, batch.targets[i], self.specs, watch))
+                models = Compared(self.specs, self.leaves, tuple(row[i] for row in rows))
+                found.append(self.base.compare(base_rows, models, batch.targets[i], watch))
             yield batch, found
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from jax import lax
 
 from gguf_jax.generation.steps import Leaves, Spec
+from gguf_jax.models import Decoder
+from gguf_jax.ops import Precision
 
 LOGITS_BYTES = 128 * 2**20
 """Room for logits, float32, of all models together; XLA needs a small multiple of it for what it derives from them."""
@@ -79,11 +81,14 @@ def negative_log_likelihoods(
 ) -> jax.Array:
     """`-log p(target)` in nats, float32 `[B, S]`, of int32 `targets [B, S]`, each predicted from the position before it
     in `inputs [B, T]`, from position `first = T - S` on."""
-    rows = _hidden(leaves, inputs, spec, first)
-    model = spec.model(leaves)
+    return scores(spec.model(leaves), _hidden(leaves, inputs, spec, first), targets, spec.precision)
+
+
+def scores(model: Decoder, rows: jax.Array, targets: jax.Array, precision: Precision) -> jax.Array:
+    """`-log p(target)` in nats, float32 `[B, S]`, of `rows [B, S, E]` (hidden states) and `targets [B, S]`."""
 
     def score(rows: jax.Array, targets: jax.Array) -> jax.Array:
-        logits = model.logits(rows, spec.precision)
+        logits = model.logits(rows, precision)
         return _log_sum_exp(logits) - _at(logits, targets)
 
     size = rows_at_once(model.config.vocab_size)

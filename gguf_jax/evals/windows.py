@@ -37,14 +37,19 @@ class Batch:
     Attributes:
         start: number of the first window.
         count: windows that are not padding.
-        inputs: int32 `[size, ctx_size - 1]`; nothing is predicted from the last token of a window.
+        tokens: int32 `[size, ctx_size]`.
         targets: int32 `[size, scored]`, the tokens that the predictions from position `first` on are held to.
     """
 
     start: int
     count: int
-    inputs: np.ndarray
+    tokens: np.ndarray
     targets: np.ndarray
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """All tokens but each window's last, from which nothing is predicted."""
+        return self.tokens[:, :-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,26 +124,39 @@ class Windows:
         """The text's own tokens of some windows, int32 `[stop - start, ctx_size]`."""
         return self.tokens[self.starts[start:stop, None] + np.arange(self.ctx_size)]
 
+    def shown(self, start: int, stop: int) -> np.ndarray:
+        """Some windows as a model is shown them, with BOS, int32 `[stop - start, ctx_size]`."""
+        tokens = self.cut(start, stop)
+        if self.bos is not None:
+            tokens[:, 0] = self.bos
+        return tokens
+
     def batches(self, size: int) -> Iterator[Batch]:
         """All windows, `size` at a time."""
         for start in range(0, len(self), size):
-            tokens = self.cut(start, start + size)
-            count = len(tokens)
-            tokens = np.concatenate([tokens, np.repeat(tokens[-1:], size - count, axis=0)])
-            targets = tokens[:, self.first + 1 :].copy()
-            if self.bos is not None:
-                tokens[:, 0] = self.bos
-            yield Batch(start, count, tokens[:, :-1], targets)
+            tokens = self.shown(start, start + size)
+            targets = self.cut(start, start + size)[:, self.first + 1 :]
+            yield Batch(start, len(tokens), filled_up(tokens, size), filled_up(targets, size))
 
     def batch_size(self, asked: int | None) -> int:
-        """Windows to run at once: what was asked for, or as many as `BATCH_TOKENS` has room for.
+        """Windows to run at once, see `batch_size`."""
+        return batch_size(asked, len(self), self.ctx_size)
 
-        Raises:
-            GGUFJaxError: fewer than one were asked for.
-        """
-        if asked is not None and asked < 1:
-            raise GGUFJaxError(f"batch_size: expected at least 1 window, found {asked}")
-        return min(len(self), asked or max(1, BATCH_TOKENS // self.ctx_size))
+
+def filled_up(windows: np.ndarray, size: int) -> np.ndarray:
+    """`[n, ...]` -> `[size, ...]`: the last one stands in for those that are missing."""
+    return np.concatenate([windows, np.repeat(windows[-1:], size - len(windows), axis=0)])
+
+
+def batch_size(asked: int | None, count: int, ctx_size: int) -> int:
+    """Windows to run at once, of `count`: what was asked for, or as many as `BATCH_TOKENS` has room for.
+
+    Raises:
+        GGUFJaxError: fewer than one were asked for.
+    """
+    if asked is not None and asked < 1:
+        raise GGUFJaxError(f"batch_size: expected at least 1 window, found {asked}")
+    return min(count, asked or max(1, BATCH_TOKENS // ctx_size))
 
 
 def checked_ids(tokens: Any, vocab_size: int | None) -> np.ndarray:
@@ -157,9 +175,9 @@ def checked_ids(tokens: Any, vocab_size: int | None) -> np.ndarray:
     return ids.astype(np.int32)
 
 
-def text_tokens(tokenizer: Any, text: str) -> list[int]:
+def text_tokens(tokenizer: Any, text: str, *, parse_special: bool = False) -> list[int]:
     """The ids of a text as it is measured: begun with BOS where the tokenizer does so, and never ended with EOS."""
-    ids = tokenizer.encode(text, add_special=False)
+    ids = tokenizer.encode(text, add_special=False, parse_special=parse_special)
     bos = bos_of(tokenizer)
     return ids if bos is None else [bos, *ids]
 
@@ -176,6 +194,7 @@ def windows_of(
     ctx_size: int = CTX_SIZE,
     stride: int | None = None,
     chunks: int | None = None,
+    parse_special: bool = False,
 ) -> Windows:
     """The windows that `model` is measured on: of a text (by the model's tokenizer), of token ids, or as given.
 
@@ -188,7 +207,7 @@ def windows_of(
         return text
     if isinstance(text, str) and model.tokenizer is None:
         raise GGUFJaxError("text: expected token ids, as the model has no tokenizer; found a str")
-    tokens = text_tokens(model.tokenizer, text) if isinstance(text, str) else text
+    tokens = text_tokens(model.tokenizer, text, parse_special=parse_special) if isinstance(text, str) else text
     return Windows.of(
         tokens, ctx_size, stride=stride, chunks=chunks, bos=bos_of(model.tokenizer), vocab_size=vocab_size
     )

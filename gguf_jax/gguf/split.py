@@ -65,19 +65,32 @@ def groups_of(
         raise GGUFError("split: expected one of a number of tensors and a size")
     if max_tensors is not None and max_tensors < 1:
         raise GGUFError(f"tensors in a shard: expected at least 1, found {max_tensors}")
-    groups: list[dict[str, TensorView]] = [{}, {}] if empty_first else [{}]
-    filled = 0
-    for name, view in tensors.items():
-        size = padded(view.nbytes, DEFAULT_ALIGNMENT)
-        full = filled + size > max_bytes if max_bytes is not None else len(groups[-1]) == max_tensors
-        if full and groups[-1]:
-            groups.append({})
-            filled = 0
-        groups[-1][name] = view
-        filled += size
+    numbers = shards_of([view.nbytes for view in tensors.values()], max_tensors=max_tensors, max_bytes=max_bytes)
+    groups: list[dict[str, TensorView]] = [{} for _ in range(empty_first + max(numbers, default=0) + 1)]
+    for number, (name, view) in zip(numbers, tensors.items(), strict=True):
+        groups[empty_first + number][name] = view
     if len(groups) > MAX_SHARDS:
-        raise GGUFError(f"split: expected at most {MAX_SHARDS} shards, found {len(groups)}: the limit is too small")
+        raise too_many(len(groups))
     return groups
+
+
+def shards_of(sizes: Sequence[int], *, max_tensors: int | None = None, max_bytes: int | None = None) -> list[int]:
+    """The shard of each tensor, from 0, by the bytes of their data; see `groups_of`."""
+    found: list[int] = []
+    shard, filled, held = 0, 0, 0
+    for nbytes in sizes:
+        size = padded(nbytes, DEFAULT_ALIGNMENT)
+        if held and (held == max_tensors if max_bytes is None else filled + size > max_bytes):
+            shard, filled, held = shard + 1, 0, 0
+        filled, held = filled + size, held + 1
+        found.append(shard)
+    if shard >= MAX_SHARDS:
+        raise too_many(shard + 1)
+    return found
+
+
+def too_many(count: int) -> GGUFError:
+    return GGUFError(f"split: expected at most {MAX_SHARDS} shards, found {count}: the limit is too small")
 
 
 def shard_paths(prefix: str, count: int) -> list[str]:

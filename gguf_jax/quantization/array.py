@@ -67,7 +67,7 @@ class QuantizationError:
         relative_rmse: the same, divided by the root of the mean square of the array; 0 for a zero array.
         weighted_rmse: root of the importance-weighted mean squared error, sum(i * e^2) / sum(i); `rmse` without
             importance.
-        max_abs: the largest magnitude of an error.
+        max_abs_error: the largest magnitude of an error.
         sqnr_db: signal to quantization noise, 20 log10(1 / relative_rmse), in decibels; infinite without an error.
         cosine: between the array and its approximation; 1 where both are zero.
     """
@@ -75,7 +75,7 @@ class QuantizationError:
     rmse: Any
     relative_rmse: Any
     weighted_rmse: Any
-    max_abs: Any
+    max_abs_error: Any
     sqnr_db: Any
     cosine: Any
 
@@ -120,7 +120,7 @@ def _error(reference: jax.Array, found: jax.Array, importance: jax.typing.ArrayL
         rmse=jnp.sqrt(square),
         relative_rmse=jnp.sqrt(ratio),
         weighted_rmse=jnp.sqrt(weighted),
-        max_abs=jnp.max(jnp.abs(error)),
+        max_abs_error=jnp.max(jnp.abs(error)),
         sqnr_db=-10 * jnp.log10(ratio),
         cosine=cosine,
     )

@@ -1,29 +1,26 @@
 """`compare_files`: how far every tensor of one file is from that of another, whatever their types.
 
-Both files are mapped, and rows are decoded chunk by chunk, so that memory does not grow with them. A tensor whose type
-and bytes are the same in both is not decoded.
+Both files are mapped, and rows are read, decoded and compared chunk by chunk (`chunks`), so that memory does not grow
+with them.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from gguf_jax.errors import GGUFError
-from gguf_jax.formats import dequantize
 from gguf_jax.formats.ggml_type import GGMLType
 from gguf_jax.gguf import TensorView, read
 from gguf_jax.gguf.text import printable
+from gguf_jax.quantization.chunks import Task, compared, raw_rows, values_of
 from gguf_jax.quantization.imatrix import Imatrix
 from gguf_jax.quantization.report import Sums, TensorError
-
-CHUNK = 1 << 21
-"""Weights decoded at a time."""
 
 LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 
@@ -88,17 +85,18 @@ def compare_files(
     b: str | os.PathLike[str],
     *,
     importances: Imatrix | None = None,
-    on_tensor: Callable[[str, int, int], object] = lambda name, index, count: None,
+    on_weights: Callable[[int, int], object] = lambda done, total: None,
 ) -> Comparison:
     """The error of `b` against `a`, tensor by tensor.
 
     Args:
         a, b: GGUF files; any shard of a split one stands for all.
         importances: weigh the squared errors of `weighted_rmse`.
-        on_tensor: called with name, index and count before each tensor.
+        on_weights: told how many weights are done with, of how many, after each chunk.
 
     Raises:
         GGUFError: a file cannot be read, or they have no tensor of one name and shape in common.
+        GGUFJaxError: an importance has not the length of its tensor.
     """
     with read(a) as first, read(b) as second:
         shared = [name for name in first.tensors if name in second.tensors]
@@ -107,12 +105,17 @@ def compare_files(
         if not common:
             names = " and ".join(printable(os.fsdecode(path)) for path in (a, b))
             raise GGUFError(f"{names}: expected tensors of one name and shape in both, found none")
+        pairs = [(first.tensors[name], second.tensors[name]) for name in common]
+        weights = [importances.of(a.name, a.shape) if importances else None for a, _ in pairs]
+        done, all_weights = 0, sum(a.n_elements for a, _ in pairs)
         found, total = [], Sums()
-        for index, name in enumerate(common):
-            on_tensor(name, index, len(common))
-            entry = importances.entries.get(name) if importances else None
-            difference, sums = compared(first.tensors[name], second.tensors[name], entry)
-            found.append(difference)
+        for (one, other), importance in zip(pairs, weights, strict=True):
+            sums, same = Sums(), one.type == other.type
+            for chunk, equal, n in chunks_of(one, other, importance):
+                sums, same, done = sums + chunk, same and equal, done + n
+                on_weights(done, all_weights)
+            types, nbytes = (one.type, other.type), (one.nbytes, other.nbytes)
+            found.append(TensorDifference(one.name, one.shape, types, nbytes, same, TensorError.of(sums)))
             total += sums
         return Comparison(
             tuple(found),
@@ -123,15 +126,13 @@ def compare_files(
         )
 
 
-def compared(a: TensorView, b: TensorView, importance: np.ndarray | None) -> tuple[TensorDifference, Sums]:
-    """The difference of two tensors of one shape, and its sums. `importance` counts where it is of the row's length."""
-    columns = a.shape[-1] if a.shape else 1
-    rows_a, rows_b = (view.blocks().reshape(a.n_elements // max(columns, 1), -1) for view in (a, b))
-    weights = importance.reshape(-1) if importance is not None and importance.size == columns else None
-    same = a.type == b.type and bool((rows_a == rows_b).all())
-    sums, step = Sums(), max(1, CHUNK // max(columns, 1))
-    for start in range(0, len(rows_a), step):
-        x = dequantize(rows_a[start : start + step], a.type)
-        y = x if same else dequantize(rows_b[start : start + step], b.type)
-        sums += Sums.of(x, y, weights)
-    return TensorDifference(a.name, a.shape, (a.type, b.type), (a.nbytes, b.nbytes), same, TensorError.of(sums)), sums
+def chunks_of(a: TensorView, b: TensorView, importance: np.ndarray | None) -> Iterator[tuple[Sums, bool, int]]:
+    """Of each chunk of two tensors of one shape: the sums, whether the bytes are equal, and how many weights it has."""
+    task = Task(a, a.type, importance)
+    for first, last in task.chunks():
+        raw, other = raw_rows(a, first, last), raw_rows(b, first, last)
+        equal = a.type == b.type and bool((raw == other).all())
+        values = values_of(raw, a.type, task.columns)
+        yield compared(values, other, b.type, task.importance_of(first)), equal, values.size
+        for view in (a, b):  # give the mapping back
+            view.source.release(view.offset, view.nbytes)

@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
 
+from gguf_jax.errors import GGUFJaxError
 from gguf_jax.gguf import Typed, ValueType
+from gguf_jax.gguf.text import printable, shown
 from gguf_jax.quantization.imatrix_file import read_sums
 from gguf_jax.quantization.imatrix_sums import Sums
 
@@ -40,6 +42,22 @@ class Imatrix:
     chunks: int
     chunk_size: int | None
     path: str = field(default="")
+
+    def of(self, name: str, shape: Sequence[int]) -> np.ndarray | None:
+        """Importance of a tensor `[out, in]` or `[experts, out, in]`, float32 `[experts, in]` with one expert where
+        there are none; None: there is no entry.
+
+        Raises:
+            GGUFJaxError: the entry is of another length.
+        """
+        entry = self.entries.get(name)
+        if entry is None:
+            return None
+        experts, n = (shape[-3] if len(shape) > 2 else 1), shape[-1] if shape else 1
+        if entry.size != experts * n:
+            expected = f"expected {experts * n} values ({experts} x {n})"
+            raise GGUFJaxError(f"imatrix {printable(self.path)}: tensor {shown(name)}: {expected}, found {entry.size}")
+        return np.ascontiguousarray(entry, np.float32).reshape(experts, n)
 
     def metadata(self, entries: int | None = None) -> dict[str, Typed]:
         """The keys by which llama-quantize says in a model that it was made with this imatrix, with its types: strings

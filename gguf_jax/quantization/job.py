@@ -22,8 +22,8 @@ from gguf_jax.gguf.encode import encoded_header
 from gguf_jax.gguf.outgoing import Outgoing
 from gguf_jax.gguf.parse import DEFAULT_ALIGNMENT
 from gguf_jax.gguf.shards import COUNT, NUMBER, TENSORS
-from gguf_jax.gguf.split import MAX_SHARDS, shard_metadata, shard_paths
-from gguf_jax.gguf.text import printable, shown
+from gguf_jax.gguf.split import shard_metadata, shard_paths, shards_of
+from gguf_jax.gguf.text import listed, printable, shown
 from gguf_jax.gguf.writer import checked_metadata, padded
 from gguf_jax.quantization import recipe
 from gguf_jax.quantization.chunks import Task
@@ -192,7 +192,7 @@ def prepared(source: GGUFFile, request: Request, *, draft: bool, warn: Callable[
         if without:
             warn(f"imatrix {printable(importances.path)}: no entries for {listed(without)}, quantized without")
     if request.max_shard_size is not None:
-        shards = shards_by_size([task.nbytes for task in tasks], request.max_shard_size)
+        shards = shards_of([task.nbytes for task in tasks], max_bytes=request.max_shard_size)
     lacking = [s.name for s, t in zip(steps, tasks, strict=True) if s.needs_imatrix and t.importance is None]
     if lacking and not draft:
         raise GGUFJaxError(
@@ -201,11 +201,6 @@ def prepared(source: GGUFFile, request: Request, *, draft: bool, warn: Callable[
         )
     metadata = metadata_of(source, request, specs, importances)
     return Job(source, request, metadata, steps, tasks, shards, max(shards, default=0) + 1, lacking)
-
-
-def listed(names: Sequence[str], limit: int = 5) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(printable, names[:limit])) + more
 
 
 def chosen_entries(request: Request, warn: Callable[[str], object]) -> Imatrix | None:
@@ -238,18 +233,13 @@ def task_of(source: GGUFFile, step: Step, imatrix: Imatrix | None, warn: Callabl
     task = Task(view, step.type)
     if imatrix is None:
         return task
-    entry = imatrix.entries.get(step.source)
-    if entry is None:
-        return task
-    matrices = step.shape[-3] if len(step.shape) > 2 else 1
-    if entry.size != matrices * task.columns:
-        expected = f"expected {matrices * task.columns} values ({matrices} x {task.columns})"
-        problem = f"imatrix {printable(imatrix.path)}: tensor {shown(step.source)}: {expected}, found {entry.size}"
+    try:
+        return dataclasses.replace(task, importance=imatrix.of(step.source, step.shape))
+    except GGUFJaxError as problem:
         if step.name not in EMBEDDINGS:
-            raise GGUFJaxError(problem)
+            raise
         warn(f"{problem}; it is quantized without")
         return task
-    return dataclasses.replace(task, importance=np.ascontiguousarray(entry, np.float32).reshape(matrices, task.columns))
 
 
 def places_of(source: GGUFFile) -> dict[str, tuple[int, int]]:
@@ -258,23 +248,6 @@ def places_of(source: GGUFFile) -> dict[str, tuple[int, int]]:
     for number, path in enumerate(source.paths):
         with read(path, shards=False) as part:
             found |= {name: (number, view.offset) for name, view in part.tensors.items()}
-    return found
-
-
-def shards_by_size(sizes: Sequence[int], limit: int) -> list[int]:
-    """The shard of each tensor, as llama-gguf-split has it: data of at most `limit` bytes, with padding; a
-    tensor that is larger is alone in one."""
-    shard, filled, found = 0, 0, []
-    for size in sizes:
-        size = padded(size, DEFAULT_ALIGNMENT)
-        if filled and filled + size > limit:
-            shard, filled = shard + 1, 0
-        filled += size
-        found.append(shard)
-    if shard >= MAX_SHARDS:
-        raise GGUFJaxError(
-            f"--max-shard-size: expected one that makes at most {MAX_SHARDS} shards, found {limit} bytes"
-        )
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.formats import FORMATS, FileType, GGMLType
-from gguf_jax.gguf.text import printable, shown
+from gguf_jax.gguf.text import listed, printable, shown
 from gguf_jax.quantization.chooser import Chooser
 from gguf_jax.quantization.order import Renumbering, file_order
 from gguf_jax.quantization.outcome import result_metadata
@@ -66,7 +66,7 @@ def plan(
     missing = [f"{printable(step.name)} ({step.type.name})" for step in steps if step.needs_imatrix]
     if missing and not has_imatrix:
         raise GGUFJaxError(
-            f"{_shown(file_type)}: {_listed(missing)} cannot be made without an importance matrix; make one with "
+            f"{_shown(file_type)}: {listed(missing)} cannot be made without an importance matrix; make one with "
             f"`gguf-jax imatrix` or `llama-imatrix` and give it as --imatrix"
         )
     for step in steps:
@@ -119,13 +119,6 @@ def _check_conversion(step: Step, allow_requantize: bool) -> None:
             f"tensor {name}: expected rows of a multiple of {target.block_size} weights for {target.name}, "
             f"found {step.shape[-1]}"
         )
-
-
-def _listed(items: Sequence[str], first: int = 3) -> str:
-    shown_items = ", ".join(items[:first])
-    if len(items) <= first:
-        return shown_items
-    return f"{shown_items} and {len(items) - first} more tensors"
 
 
 def _shown(file_type: FileType) -> str:

@@ -4,26 +4,22 @@ import numpy as np
 import pytest
 
 from gguf_jax import checkpoint, gguf
-from gguf_jax.formats import GGMLType
+from gguf_jax.formats import FileType, GGMLType
 from tests.bench.scripts import script
 
 make_model = script("make_model")
 
 
 def types_of(path, mix):
-    """Name -> (type in the file, type by the rules) of every matrix."""
+    """Name -> (type in the file, type by the rules) of every tensor."""
     with gguf.read(path) as file:
-        architecture = file.metadata["general.architecture"]
-        heads, kv_heads = (file.metadata[f"{architecture}.attention.head_count{end}"] for end in ("", "_kv"))
-        facts = dict(
-            layers=file.metadata[f"{architecture}.block_count"],
-            shared_by=heads // kv_heads,
-            tied="output.weight" not in file.tensors,
-        )
-        return {
-            name: (view.type, make_model.tensor_type(mix, name, view.shape, **facts))
-            for name, view in file.tensors.items()
-        }
+        types = make_model.tensor_types(mix, file.metadata, {name: view.shape for name, view in file.tensors.items()})
+        return {name: (view.type, types[name]) for name, view in file.tensors.items()}
+
+
+def qwen2(layers, heads, kv_heads):
+    attention = {"qwen2.attention.head_count": heads, "qwen2.attention.head_count_kv": kv_heads}
+    return {"general.architecture": "qwen2", "qwen2.block_count": layers, **attention}
 
 
 def test_types_are_those_of_a_file_that_llama_quantize_made(bundled):
@@ -51,14 +47,14 @@ def test_types_of_shared_files(shared, mix):
     ],
 )
 def test_types_where_rows_do_not_fit_the_block(mix, name, shape, expected):
-    assert make_model.tensor_type(mix, name, shape, layers=24, shared_by=7, tied=True).name == expected
+    assert make_model.tensor_types(mix, qwen2(24, 14, 2), {name: shape})[name].name == expected
 
 
 def test_an_importance_matrix_changes_some_types():
-    facts = dict(layers=28, shared_by=6, tied=False)
+    name, shape = "blk.0.ffn_down.weight", (1536, 8960)
     for imatrix, expected in ((False, "Q4_0"), (True, "Q4_1")):
-        name, shape = "blk.0.ffn_down.weight", (1536, 8960)
-        assert make_model.tensor_type("Q4_0", name, shape, **facts, imatrix=imatrix).name == expected
+        types = make_model.tensor_types("Q4_0", qwen2(28, 12, 2), {name: shape}, imatrix=imatrix)
+        assert types[name].name == expected
 
 
 @pytest.mark.parametrize("mix", ["Q4_K_M", "IQ1_M"])
@@ -69,7 +65,7 @@ def test_a_made_file_loads_and_its_logits_are_finite(bundled, tmp_path, monkeypa
     monkeypatch.setitem(make_model.SHAPES, "tiny", shape)
     make_model.make(tmp_path / "tiny.gguf", "tiny", mix, bundled)
     with gguf.read(tmp_path / "tiny.gguf", strict=True) as file:
-        assert file.metadata["general.file_type"] == make_model.FileType[mix]
+        assert file.metadata["general.file_type"] == FileType[mix]
         assert len(file.metadata["tokenizer.ggml.tokens"]) == vocabulary
     logits = np.asarray(checkpoint.load(tmp_path / "tiny.gguf")(np.arange(12)[None]))
     assert np.isfinite(logits).all()

@@ -106,6 +106,6 @@ class WordTokenizer:
     def __init__(self, add_bos: bool) -> None:
         self.add_bos, self.bos_id = add_bos, 1
 
-    def encode(self, text, *, add_special=True):
+    def encode(self, text, *, add_special=True, parse_special=False):
         ids = [int(word) for word in text.split()]
         return [1, *ids] if add_special and self.add_bos else ids

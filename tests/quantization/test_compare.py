@@ -12,7 +12,7 @@ from gguf_jax.cli.app import app
 from gguf_jax.errors import GGUFError, GGUFJaxError
 from gguf_jax.formats import FORMATS, GGMLType
 from gguf_jax.gguf import write
-from gguf_jax.quantization import compare
+from gguf_jax.quantization import chunks
 from gguf_jax.quantization.compare import compare_files
 from gguf_jax.quantization.heat_map import check_plot_path, grid_of
 
@@ -45,7 +45,7 @@ def files(tmp_path):
 def test_errors_are_their_formulas(files, monkeypatch):
     folder, tensors, quantized = files
     whole = compare_files(folder / "a.gguf", folder / "b.gguf")
-    monkeypatch.setattr(compare, "CHUNK", 1024)
+    monkeypatch.setattr(chunks.Task.chunks, "__defaults__", (1024,))
     found = compare_files(folder / "a.gguf", folder / "b.gguf")
     assert [t.name for t in found.tensors] == NAMES
     assert (found.only_a, found.only_b, found.other_shape) == (("only.a",), (), ())
