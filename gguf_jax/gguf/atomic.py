@@ -32,9 +32,7 @@ def replacing(path: str, nbytes: int) -> Iterator[BinaryIO]:
     temporary = os.path.join(folder, f".{secrets.token_hex(8)}.gguf.tmp")  # .gitignore knows this name
     try:
         mode = existing_mode(target, name)
-        free = shutil.disk_usage(folder).free
-        if free < nbytes:
-            raise GGUFError(f"{name}: expected {nbytes} bytes of free disk space, found {free}")
+        check_room(folder, nbytes, name)
         with removed_on_error(temporary):
             with open(temporary, "xb") as file:
                 yield file
@@ -46,6 +44,14 @@ def replacing(path: str, nbytes: int) -> Iterator[BinaryIO]:
     except OSError as error:
         raise GGUFError(f"{name}: cannot be written: {printable(error.strerror or str(error))}") from error
     sync_folder(folder)
+
+
+def check_room(folder: str, nbytes: int, name: str, own: int = 0) -> None:
+    """Raises GGUFError unless the disk takes `nbytes` bytes for `name`, `own` of which lie there already; OSError where
+    it cannot be asked."""
+    free = shutil.disk_usage(folder).free + own
+    if free < nbytes:
+        raise GGUFError(f"{name}: expected {nbytes} bytes of free disk space, found {free}")
 
 
 def existing_mode(target: str, name: str) -> int | None:

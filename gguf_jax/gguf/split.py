@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gguf_jax.errors import GGUFError
-from gguf_jax.gguf.atomic import replacing, sync_folder
+from gguf_jax.gguf.atomic import check_room, replacing, sync_folder
 from gguf_jax.gguf.encode import encoded_header
 from gguf_jax.gguf.metadata import Metadata
 from gguf_jax.gguf.parse import DEFAULT_ALIGNMENT
@@ -122,7 +122,10 @@ def write_shards(file: GGUFFile, prefix: str, groups: Sequence[Mapping[str, Tens
     paths = shard_paths(prefix, len(groups))
     folder = os.path.dirname(os.path.abspath(prefix))
     total = sum(map(len, groups))
-    check_space(prefix, folder, sum(view.nbytes for group in groups for view in group.values()))
+    try:
+        check_room(folder, sum(view.nbytes for group in groups for view in group.values()), printable(prefix))
+    except (OSError, ValueError) as error:
+        raise (error if isinstance(error, GGUFError) else cannot(prefix, error)) from error
     with staging(prefix, folder) as hidden:
         staged = [os.path.join(hidden, os.path.basename(path)) for path in paths]
         try:
@@ -150,15 +153,6 @@ def write_whole(
     size = padded(len(header), alignment)
     with replacing(path, size) as file:
         file.write(header.ljust(size, b"\0"))
-
-
-def check_space(target: str, folder: str, nbytes: int) -> None:
-    try:
-        free = shutil.disk_usage(folder).free
-    except (OSError, ValueError) as error:
-        raise cannot(target, error) from error
-    if free < nbytes:
-        raise GGUFError(f"{printable(target)}: expected {nbytes} bytes of free disk space, found {free}")
 
 
 @contextlib.contextmanager

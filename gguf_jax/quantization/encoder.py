@@ -70,29 +70,9 @@ def encode_rows(
 
 
 def _on_cpu() -> bool:
-    """Whether JAX would run on the CPU. Asking costs its start, which a machine without accelerators is spared."""
-    import sys
-
-    if "jax" not in sys.modules and not _has_accelerator():
-        return True
     import jax
 
     return jax.default_backend() == "cpu"
-
-
-def _has_accelerator() -> bool:
-    """Whether JAX's start could find anything but the CPU: a plugin of it is installed, or one is asked for."""
-    import os
-    from importlib.metadata import entry_points
-
-    asked = os.environ.get("JAX_PLATFORMS", "")
-    return asked not in ("", "cpu") or bool(entry_points(group="jax_plugins")) or _installed("libtpu")
-
-
-def _installed(name: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(name) is not None
 
 
 def _available() -> bool:

@@ -193,7 +193,9 @@ def chosen_type(file_type: str | FileType, options: Options) -> tuple[FileType, 
 
 def checked_workers(workers: int | None) -> int:
     if workers is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        from gguf_jax.ops.native.library import usable_cpus  # imports JAX, which a dry run does without
+
+        return usable_cpus()
     if workers < 1:
         raise GGUFJaxError(f"workers: expected at least 1, found {workers}")
     return workers

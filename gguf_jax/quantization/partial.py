@@ -21,15 +21,14 @@ import hashlib
 import io
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from gguf_jax.errors import GGUFError, GGUFJaxError
-from gguf_jax.gguf.atomic import existing_mode, sync_folder
+from gguf_jax.errors import GGUFJaxError
+from gguf_jax.gguf.atomic import check_room, existing_mode, sync_folder
 from gguf_jax.gguf.text import printable
 from gguf_jax.gguf.writer import padded
 
@@ -77,18 +76,14 @@ class Partial:
     # Beginning
 
     def check_room(self, needed: int) -> None:
-        """Raises GGUFError unless the disk takes `needed` bytes beside what lies there, apart from partial files."""
+        """Raises as `atomic.check_room`, partial files being there already."""
         folder = os.path.dirname(self.targets[0])
-        try:
-            free = shutil.disk_usage(folder).free
-        except OSError as error:
-            raise GGUFError(f"{self.name}: cannot be written: {error.strerror or error}") from error
+        own = 0
         for path in self.files:
             with contextlib.suppress(OSError):
                 found = os.stat(path)
-                free += getattr(found, "st_blocks", found.st_size / 512) * 512
-        if free < needed:
-            raise GGUFError(f"{self.name}: expected {needed} bytes of free disk space, found {int(free)}")
+                own += getattr(found, "st_blocks", found.st_size // 512) * 512
+        check_room(folder, needed, self.name, own)
 
     def lock(self) -> None:
         """Opens the journal, which one process at a time may have."""
@@ -131,7 +126,7 @@ class Partial:
     def resumable(self, settings: Mapping[str, Any]) -> list[Entry]:
         """The tensors that an earlier run finished, by its journal; GGUFJaxError where that had other settings.
 
-        Nothing is taken for granted yet: `verify` and `keep` each of them, then `go_on`."""
+        Nothing is taken for granted yet: `keep` those that are intact (`is_intact`), then `go_on`."""
         lines = self._lines()
         try:
             made_with = json.loads(lines[0])["settings"] if lines else None

@@ -146,7 +146,7 @@ def test_statistics():
     assert (first.total, first.low, first.high, first.mean, first.count) == (16, 0, 8, 4, 4)
     assert (first.deviation, first.active, first.entropy, first.outlying) == (np.sqrt(8), 0.75, 1.5, 0.25)
     assert (first.relative_entropy, first.block, first.tensor) == (0.75, 0, "up")
-    assert (first.cosine, second.cosine, output.cosine) == (0, pytest.approx(1), 0)
+    assert (first.cosine, second.cosine, output.cosine) == (0, pytest.approx(1, rel=4 * np.finfo(np.float64).eps), 0)
     assert (output.block, output.count, output.total) == (None, 4, 16)  # a matrix without tokens does not count
     assert [(each.block, each.total) for each in of_blocks(list(found.values()))] == [(0, 16), (1, 16)]
     assert [line.split("\t")[0] for line in table("x", list(found.values())).splitlines()][4:7] == [

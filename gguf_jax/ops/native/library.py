@@ -143,6 +143,15 @@ def _check_ffi(file: Path, built: int) -> None:
                 )
 
 
+def usable_cpus() -> int:
+    """CPUs that work of this process may keep busy: what GGUF_JAX_THREADS says, else those that it may run on, or a
+    container's share of them; GGUFJaxError where the variable means nothing."""
+    threads = _threads()
+    if threads is not None:
+        return threads
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _threads() -> int | None:
     """None: as many as the process may run on, which the library finds out by itself."""
     value = os.environ.get("GGUF_JAX_THREADS")
