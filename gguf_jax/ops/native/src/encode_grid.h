@@ -87,8 +87,8 @@ template <int SIZE> struct Targets {
 // For the vector of every block: the neighbour of its combination that is closest to the target, `reached(b)` being the
 // values of the codes in block b. Gives its elements and its number; returns which combinations were vectors themselves.
 //
-// Most lists fit one register. Those that do not wait until all blocks have looked at their first eight neighbours: a
-// branch in each block's search would be guessed wrongly too often.
+// Most lists fit one register, and the loop over blocks has no branch. Lists that do not fit wait until all blocks have
+// looked at their first eight neighbours.
 template <int SIZE, class Reached>
 inline Mask nearest_neighbours(const SearchGrid& grid, const Targets<SIZE>& target, I combination, Reached reached, F* vector,
                                I& entry) {
