@@ -1,8 +1,11 @@
 """How likely continuations are, each after a context of its own: what multiple choice and other harnesses ask for.
 
-Sequences of many lengths are run side by side, longest first, padded at the end to one of a few lengths so that few
-programs are compiled; in a causal model padding behind a token changes nothing for it. Logits are made for the tokens
-of continuations alone. Pairs that differ in their last token only, as the letters of a choice do, are one sequence.
+Sequences of nearly one length are run side by side, padded at the end to one of a few lengths so that few programs are
+compiled; in a causal model padding behind a token changes nothing for it. Logits are made for the tokens of
+continuations alone. Pairs that differ in their last token only, as the letters of a choice do, are one sequence.
+
+The longest sequences are run first, since they need the most memory. The others follow in an order that mixes lengths:
+what is known when a run is interrupted, or how long it has still to go, is then about all of them.
 """
 
 from __future__ import annotations
@@ -78,9 +81,24 @@ def scored_continuations(
     batch_tokens: int = BATCH_TOKENS,
     timings: Timings | None = None,
 ) -> Generator[tuple[int, Score]]:
-    """`score_continuations`, each pair's number with its score as batches finish, long pairs first.
+    """`score_continuations`, each pair's number with its score as batches finish."""
+    for batch in scored_batches(model, pairs, precision=precision, batch_tokens=batch_tokens, timings=timings):
+        yield from batch
+
+
+def scored_batches(
+    model: Decoder,
+    pairs: Sequence[Pair],
+    *,
+    precision: Precision = "exact",
+    batch_tokens: int = BATCH_TOKENS,
+    groups: Sequence[int] | None = None,
+    timings: Timings | None = None,
+) -> Generator[list[tuple[int, Score]]]:
+    """`scored_continuations`, a batch at a time.
 
     Args:
+        groups: a number for each pair; those that have the same stand together, and are done at about the same time.
         timings: what to add time and tokens to: `prefill_s`, `prefill_tokens` (without padding) and `compile_s`.
     """
     if batch_tokens < 1:
@@ -93,7 +111,7 @@ def scored_continuations(
     watch = Stopwatch(timings)
 
     def dispatched() -> Iterator[tuple[_Batch, tuple[jax.Array, jax.Array]]]:
-        for batch in _batches(_sequences(checked), batch_tokens):
+        for batch in _batches(_sequences(checked, groups or range(len(checked))), batch_tokens):
             inputs = batch.arrays([continuation for _, continuation in checked], size)
             with _in_memory(batch):
                 scores = watch.call(_scores, leaves, *inputs, spec=spec, size=size)
@@ -104,12 +122,12 @@ def scored_continuations(
             nlls, greedy = map(np.asarray, found)
         timings.prefill_s += watch.lap()
         timings.prefill_tokens += sum(len(sequence.tokens) for sequence in batch.sequences)
-        at = 0
-        for sequence in batch.sequences:
-            for i in sequence.pairs:
-                n = len(checked[i][1])
-                yield i, Score(nlls[at : at + n].copy(), greedy[at : at + n].copy())
-                at += n
+        numbers = [i for sequence in batch.sequences for i in sequence.pairs]
+        ends = np.cumsum([len(checked[i][1]) for i in numbers])
+        parts = zip(
+            numbers, np.split(nlls[: ends[-1]], ends[:-1]), np.split(greedy[: ends[-1]], ends[:-1]), strict=True
+        )
+        yield [(i, Score(*each)) for i, *each in parts]
 
 
 @partial(jax.jit, static_argnames=("spec", "size"))
@@ -147,10 +165,12 @@ def _scores(
 
 
 class _Sequence(NamedTuple):
-    """What a model is shown, int32 `[T]`, and the pairs whose continuations end with its last prediction."""
+    """What a model is shown, int32 `[T]`, the pairs whose continuations end with its last prediction, and the group
+    that the first of them is of."""
 
     tokens: np.ndarray
     pairs: list[int]
+    group: int
 
 
 @dataclass(frozen=True)
@@ -185,7 +205,7 @@ class _Batch:
         return tokens, positions, *packed, np.int32(count)
 
 
-def _sequences(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[_Sequence]:
+def _sequences(pairs: Sequence[tuple[np.ndarray, np.ndarray]], groups: Sequence[int]) -> list[_Sequence]:
     """What to run for the pairs. None has more scores than tokens, so that a batch has room for them."""
     sequences: list[_Sequence] = []
     latest: dict[bytes, tuple[_Sequence, int]] = {}
@@ -193,22 +213,27 @@ def _sequences(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[_Sequence
         tokens = np.concatenate([context, continuation[:-1]])
         sequence, scored = latest.get(tokens.tobytes(), (None, 0))
         if sequence is None or scored + len(continuation) > len(tokens):
-            sequence, scored = _Sequence(tokens, []), 0
+            sequence, scored = _Sequence(tokens, [], groups[i]), 0
             sequences.append(sequence)
         sequence.pairs.append(i)
         latest[tokens.tobytes()] = sequence, scored + len(continuation)
     return sequences
 
 
-def _batches(sequences: Sequence[_Sequence], batch_tokens: int) -> Iterator[_Batch]:
-    """All sequences, the longest first: the first batch needs the most memory."""
-    waiting = sorted(sequences, key=lambda sequence: -len(sequence.tokens))
+def _batches(sequences: Sequence[_Sequence], batch_tokens: int) -> list[_Batch]:
+    """All sequences, in the order in which they are run."""
+    longest: dict[int, int] = {}
+    for sequence in sequences:
+        longest[sequence.group] = max(len(sequence.tokens), longest.get(sequence.group, 0))
+    waiting = sorted(sequences, key=lambda each: (-longest[each.group], each.group))
+    batches = []
     while waiting:
-        length = padded_length(len(waiting[0].tokens))
+        length = padded_length(longest[waiting[0].group])
         room = max(1, batch_tokens // length)
         size = min(room, 1 << (len(waiting) - 1).bit_length())  # what is left over is not worth a whole batch
-        yield _Batch(waiting[:size], length, size)
+        batches.append(_Batch(waiting[:size], length, size))
         del waiting[:size]
+    return [*batches[:1], *(batches[1 + i] for i in np.random.default_rng(0).permutation(max(0, len(batches) - 1)))]
 
 
 def padded_length(length: int) -> int:
@@ -238,6 +263,6 @@ def _in_memory(batch: _Batch) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        longest = len(batch.sequences[0].tokens)
+        longest = max(len(sequence.tokens) for sequence in batch.sequences)
         raise GGUFJaxError(f"batch: expected what fits into memory, found {batch.size} sequences of up to {longest} "
                            f"tokens; fewer batch_tokens may help") from error  # fmt: skip
