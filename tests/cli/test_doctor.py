@@ -12,6 +12,7 @@ from gguf_jax.ops import native
 
 
 def doctor(monkeypatch, *arguments, **variables):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)  # JAX's own setting comes first
     for name, value in variables.items():
         monkeypatch.setenv(name, str(value))
     return subprocess.run(
