@@ -1,11 +1,11 @@
-"""Peak memory of a KL divergence over a large vocabulary, beside the two models: there is no file of logits, and no array
-of them either.
+"""Peak memory of a KL divergence over a large vocabulary, beside the two models: there is no file of logits, and no
+array of them either.
 
     python benchmarks/kld_memory.py [--vocab 151936] [--tokens 100000] [--batch-size N]
 
-Two random decoders of one block and a large vocabulary are compared over so many scored tokens, in a process of its own.
-A file of log-probabilities, as llama-perplexity writes it, would have two bytes for each token of the vocabulary and each
-scored token; its size is shown beside.
+Two random decoders of one block and a large vocabulary are compared over so many scored tokens, in a process of its
+own. A file of log-probabilities, as llama-perplexity writes it, would have two bytes for each token of the vocabulary
+and each scored token; its size is shown beside.
 """
 
 from __future__ import annotations

@@ -11,19 +11,20 @@ import subprocess
 import sys
 
 CODE = """
-import resource, sys
+import sys
 import gguf_jax as gj
 if sys.argv[1]:
     gj.load(sys.argv[1])
 else:
     import jax
     gj.Engine, gj.Tokenizer, jax.numpy.zeros(1).block_until_ready()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+with open("/proc/self/status") as lines:  # ru_maxrss would be the parent's, where that is larger
+    print(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 """
 
 
 def peak(path: str) -> int:
-    """Bytes; Linux counts `ru_maxrss` in kilobytes. Without a path: what the imports alone take."""
+    """Bytes. Without a path: what the imports alone take."""
     out = subprocess.run([sys.executable, "-c", CODE, path], check=True, capture_output=True, text=True).stdout
     return int(out) * 1024
 
