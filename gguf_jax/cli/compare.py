@@ -32,7 +32,7 @@ def compare(
     """How far every tensor of B is from that of A."""
     from gguf_jax.cli.activity import Activity
     from gguf_jax.quantization.compare import compare_files
-    from gguf_jax.quantization.heat_map import check_plot_path, write_heat_map
+    from gguf_jax.quantization.heat_map import check_plot_path, relative_errors, write_heat_map
     from gguf_jax.quantization.imatrix import read_imatrix
 
     if plot is not None:
@@ -50,7 +50,7 @@ def compare(
     else:
         write(_table(found))
     if plot is not None:
-        write_heat_map(plot, found.tensors, f"{os.path.basename(b)}\nagainst {os.path.basename(a)}")
+        write_heat_map(plot, [relative_errors(found.tensors)], f"{os.path.basename(b)}\nagainst {os.path.basename(a)}")
 
 
 def _json(found: Comparison) -> dict[str, object]:

@@ -25,6 +25,12 @@ from gguf_jax.quantization.report import Sums, TensorError
 LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 
 
+def place_of(name: str) -> tuple[int | None, str]:
+    """Layer and part of a tensor's name `blk.N.PART`; None and the name itself for tensors outside of layers."""
+    found = LAYER.fullmatch(name)
+    return (int(found[1]), found[2]) if found else (None, name)
+
+
 @dataclass(frozen=True)
 class TensorDifference:
     """One tensor that both files have in one shape: its types, and the error of the second against the first."""
@@ -38,15 +44,13 @@ class TensorDifference:
 
     @property
     def layer(self) -> int | None:
-        """Of a name `blk.N.PART`; None for tensors outside of layers."""
-        found = LAYER.fullmatch(self.name)
-        return int(found[1]) if found else None
+        """None for tensors outside of layers."""
+        return place_of(self.name)[0]
 
     @property
     def part(self) -> str:
         """The name without its layer."""
-        found = LAYER.fullmatch(self.name)
-        return found[2] if found else self.name
+        return place_of(self.name)[1]
 
     def as_dict(self) -> dict[str, Any]:
         """In JSON's types."""

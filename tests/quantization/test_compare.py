@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from gguf_jax.formats import FORMATS, GGMLType
 from gguf_jax.gguf import write
 from gguf_jax.quantization import chunks
 from gguf_jax.quantization.compare import compare_files
-from gguf_jax.quantization.heat_map import check_plot_path, grid_of
+from gguf_jax.quantization.heat_map import Quantity, check_plot_path, grids_of, relative_errors, write_heat_map
 
 RNG = np.random.default_rng(0)
 NAMES = [
@@ -90,10 +91,26 @@ def test_the_command(files):
 def test_the_heat_map_s_grid(files):
     folder, _, _ = files
     found = compare_files(folder / "a.gguf", folder / "b.gguf").tensors
-    parts, layers, values = grid_of(found)
+    parts, layers, (values,) = grids_of([relative_errors(found)])
     assert parts == ["token_embd.weight", "attn_q.weight", "ffn_down.weight"]  # without what has no error
     assert layers == ["-", "0", "1"]
     assert np.isnan(values).tolist() == [[False, True, True], [True, False, False], [True, False, True]]
+
+
+def test_maps_of_several_quantities_share_rows_and_columns():
+    first = Quantity("a", {"blk.0.x": 2.0, "blk.1.x": 3.0, "blk.0.zero": 0.0})
+    second = Quantity("b", {"blk.10.y": 5.0, "blk.0.x": 7.0, "z": 1.0, "blk.0.zero": math.nan})
+    parts, layers, values = grids_of([first, second])
+    assert (parts, layers) == (["x", "y", "z"], ["-", "0", "1", "10"])
+    known = {tuple(map(int, at)): float(values[tuple(at)]) for at in np.argwhere(~np.isnan(values))}
+    assert known == {(0, 0, 1): 2.0, (0, 0, 2): 3.0, (1, 0, 1): 7.0, (1, 1, 3): 5.0, (1, 2, 0): 1.0}
+
+
+@pytest.mark.parametrize("layers", [2, 40])
+def test_several_maps_are_drawn(tmp_path, layers):
+    quantities = [Quantity(label, {f"blk.{i}.x": i + 1.0 for i in range(layers)}) for label in "ab"]
+    write_heat_map(str(tmp_path / "map.svg"), quantities, "title")
+    assert "<svg" in (tmp_path / "map.svg").read_text("utf-8")
 
 
 def test_a_plot_is_written(files):
@@ -118,3 +135,5 @@ def test_refusals(files, tmp_path):
         check_plot_path("map.jpg")
     with pytest.raises(GGUFJaxError, match="expected a folder that exists"):
         check_plot_path(str(tmp_path / "none" / "map.png"))
+    with pytest.raises(GGUFJaxError, match=r"map\.png: expected tensors that differ, found no relative error$"):
+        write_heat_map(str(tmp_path / "map.png"), [Quantity("relative error", {"a": 0.0})], "title")
