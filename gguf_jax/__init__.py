@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gguf_jax.errors import GGUFError, GGUFJaxError, Unsupported
     from gguf_jax.evals.imatrix import collect_imatrix
     from gguf_jax.evals.kl_divergence import kl_divergence
+    from gguf_jax.evals.multiple_choice import multiple_choice
     from gguf_jax.evals.perplexity import perplexity
     from gguf_jax.formats import FORMATS, BlockFormat, FileType, GGMLType
     from gguf_jax.generation import Completion, Engine, SamplingParams, generate
@@ -39,6 +40,7 @@ _HOME = {
     "errors": ["GGUFError", "GGUFJaxError", "Unsupported"],
     "evals.imatrix": ["collect_imatrix"],
     "evals.kl_divergence": ["kl_divergence"],
+    "evals.multiple_choice": ["multiple_choice"],
     "evals.perplexity": ["perplexity"],
     "formats": ["FORMATS", "BlockFormat", "FileType", "GGMLType"],
     "generation": ["Completion", "Engine", "SamplingParams", "generate"],
@@ -58,7 +60,7 @@ __all__ = [  # noqa: RUF022 - by subject, as the documentation has them
     "read", "write", "GGUFFile", "TensorView", "Metadata", "Typed",
     "QuantizedArray", "PackedParam", "GGMLType", "FileType", "BlockFormat", "FORMATS",
     "quantize", "quantize_file", "quantization_error", "QuantizationError",
-    "collect_imatrix", "perplexity", "kl_divergence",
+    "collect_imatrix", "perplexity", "kl_divergence", "multiple_choice",
     "Decoder", "DecoderConfig", "ARCHITECTURES",
     "Engine", "SamplingParams", "Completion", "Tokenizer",
     "GGUFJaxError", "GGUFError", "Unsupported",

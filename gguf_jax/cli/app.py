@@ -15,6 +15,7 @@ from gguf_jax.cli.edit import convert_endian, set_metadata
 from gguf_jax.cli.hash import hash_tensors
 from gguf_jax.cli.imatrix import imatrix
 from gguf_jax.cli.kld import kld
+from gguf_jax.cli.multiple_choice import multiple_choice
 from gguf_jax.cli.lm_eval import PASSED_ON, lm_eval
 from gguf_jax.cli.output import write
 from gguf_jax.cli.perplexity import perplexity
@@ -39,6 +40,7 @@ app.command()(compare)
 app.command()(doctor)
 app.command()(perplexity)
 app.command()(kld)
+app.command()(multiple_choice)
 app.command(context_settings=PASSED_ON)(lm_eval)
 app.command()(quantize)
 app.command()(imatrix)

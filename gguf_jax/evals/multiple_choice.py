@@ -210,7 +210,7 @@ def _pairs(tokenizer: Any, task: Task, name: str) -> list[Pair]:
     shortest = min(map(len, sequences))
     if shortest < 2:
         raise GGUFJaxError(f"{name}: expected at least 2 tokens in each text, found {shortest}")
-    common = _common(sequences)
+    common = min(_common(sequences), shortest - 1)
     starts = [common] * len(sequences)
     ends = [len(sequence) for sequence in sequences]
     if task.ending is not None:

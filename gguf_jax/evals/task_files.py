@@ -113,6 +113,8 @@ def _hellaswag_text(lines: list[str]) -> list[Task]:
 def _winogrande_csv(lines: list[str]) -> list[Task]:
     tasks = []
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         with _within(f"line {number}"):
             fields = [_unquoted(field) for field in re.findall(r'(?:^|,)((?:[^,"]|"[^"]*(?:"|$))*)', line)]
             if len(fields) != 5:
