@@ -15,8 +15,8 @@ from gguf_jax.cli.edit import convert_endian, set_metadata
 from gguf_jax.cli.hash import hash_tensors
 from gguf_jax.cli.imatrix import imatrix
 from gguf_jax.cli.kld import kld
-from gguf_jax.cli.multiple_choice import multiple_choice
 from gguf_jax.cli.lm_eval import PASSED_ON, lm_eval
+from gguf_jax.cli.multiple_choice import multiple_choice
 from gguf_jax.cli.output import write
 from gguf_jax.cli.perplexity import perplexity
 from gguf_jax.cli.quantize import quantize
