@@ -14,7 +14,7 @@ from flax import nnx
 from gguf_jax import gguf, ops
 from gguf_jax.errors import GGUFError, GGUFJaxError
 from gguf_jax.gguf.text import printable
-from gguf_jax.models import Decoder, config_of
+from gguf_jax.models import Decoder, DecoderConfig, config_of
 from gguf_jax.nn import Embedding, Linear, variable
 from gguf_jax.quantized_array import FLOATS, QuantizedArray, Weight
 
@@ -64,27 +64,34 @@ def _load(
     prepare: bool,
     on_tensor: Callable[[str, int], None] | None,
 ) -> Decoder:
-    tensors = file.tensors
     try:
-        shapes = {name: view.shape for name, view in tensors.items()}
-        config = config_of(file.metadata, shapes)
-        model = nnx.eval_shape(lambda: Decoder(config, rngs=None))
-        slots = dict(_slots(model))
-        memory = ops.Memory()
-        _compare({name: shape for name, (_, _, shape) in slots.items()}, shapes, ignore)
-        for name, (module, leaf, _) in slots.items():
-            view = tensors[name]
-            if view.format.is_quantized and len(view.shape) < 2:
-                raise GGUFError(f"{name}: expected F32, F16 or BF16 for a vector, found {view.type.name}")
-            # rows of an embedding are looked up one by one, unless it is also the output projection
-            multiplies = isinstance(module, Linear) or (isinstance(module, Embedding) and config.tied_output)
-            value = _host(view, memory if prepare and multiplies and len(view.shape) == 2 else None)
+        model = skeleton(file, ignore)
+        memory = ops.Memory() if prepare else None
+        for name, (module, leaf, _) in dict(slots(model)).items():
+            view = file.tensors[name]
+            value = weight_of(view, module, model.config, memory)
             setattr(module, leaf, variable(_placed(value, name, placement)))
             view.source.release(view.offset, view.nbytes)
             if on_tensor is not None:
                 on_tensor(name, view.nbytes)
     except GGUFJaxError as error:
         raise about(file, error) from None
+    return model
+
+
+def skeleton(file: gguf.GGUFFile, ignore: Sequence[str] = ()) -> Decoder:
+    """The model of a file with shapes in place of weights, and the file's `metadata` on it.
+
+    Raises:
+        GGUFError: as `load`, without the file's name.
+    """
+    shapes = {name: view.shape for name, view in file.tensors.items()}
+    config = config_of(file.metadata, shapes)
+    model = nnx.eval_shape(lambda: Decoder(config, rngs=None))
+    expected = {name: shape for name, (_, _, shape) in slots(model)}
+    _compare(expected, shapes, ignore)
+    for name in expected:
+        _check_type(file.tensors[name])
     model.metadata = file.metadata
     return model
 
@@ -95,7 +102,7 @@ def about(file: gguf.GGUFFile, error: GGUFJaxError) -> GGUFJaxError:
     return error if message.startswith(name) else type(error)(f"{name}: {message}")
 
 
-def _slots(model: Decoder) -> Iterator[tuple[str, tuple[nnx.Module, str, tuple[int, ...]]]]:
+def slots(model: nnx.Module) -> Iterator[tuple[str, tuple[nnx.Module, str, tuple[int, ...]]]]:
     """Tensor name -> the module that holds it, the attribute, and the shape the configuration gives it."""
     for path, each in nnx.to_flat_state(nnx.state(model)):
         module: Any = model
@@ -123,14 +130,28 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(printable, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
+def _check_type(view: gguf.TensorView) -> None:
+    """GGUFError unless a weight of its shape may have the tensor's type."""
+    if view.format.is_quantized and len(view.shape) < 2:
+        raise GGUFError(f"{view.name}: expected F32, F16 or BF16 for a vector, found {view.type.name}")
+    if not view.format.is_quantized and view.type not in FLOATS:
+        raise GGUFError(f"{view.name}: expected F32, F16, BF16 or a quantized type, found {view.type.name}")
+
+
+def weight_of(
+    view: gguf.TensorView, module: nnx.Module, config: DecoderConfig, memory: ops.Memory | None
+) -> QuantizedArray | np.ndarray:
+    """A tensor as `load` gives it to the module that holds it, in host memory of its own, so that nothing depends on
+    the mapped file afterwards. A matrix that is multiplied by is prepared, in `memory` (None: nothing is)."""
+    # rows of an embedding are looked up one by one, unless it is also the output projection
+    multiplies = isinstance(module, Linear) or (isinstance(module, Embedding) and config.tied_output)
+    return _host(view, memory if multiplies and len(view.shape) == 2 else None)
+
+
 def _host(view: gguf.TensorView, memory: ops.Memory | None) -> QuantizedArray | np.ndarray:
-    """A tensor in host memory of its own, so that nothing depends on the mapped file afterwards; prepared, in `memory`
-    (None: as it is in the file)."""
     blocks = view.blocks()
     if view.type in FLOATS:
         return blocks.view(FLOATS[view.type]).reshape(view.shape).copy()
-    if not view.format.is_quantized:
-        raise GGUFError(f"{view.name}: expected F32, F16, BF16 or a quantized type, found {view.type.name}")
     if memory is not None:
         return ops.prepare_blocks(blocks, view.type, memory)
     rows = blocks.reshape(-1, blocks.shape[-1])

@@ -103,7 +103,7 @@ def test_exact_packed_model_computes_what_its_decoded_weights_compute(bundled):
     decoded = gj.load(bundled)
     for _, each in nnx.to_flat_state(nnx.state(packed, PackedParam)):
         assert each.get_value().ndim == 2
-    for path, (module, leaf, _) in checkpoint._slots(decoded):
+    for path, (module, leaf, _) in checkpoint.slots(decoded):
         value = getattr(module, leaf).get_value()
         if isinstance(value, gj.QuantizedArray):
             setattr(module, leaf, nnx.Param(value.dequantize()))

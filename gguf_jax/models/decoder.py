@@ -211,10 +211,7 @@ class Decoder(nnx.Module):
             dtype: what activations are computed in. Norms, RoPE, softmax and sums stay float32.
             precision: of the products with weights and of attention, see `ops.Precision`.
         """
-        with jax.named_scope("token_embd"):
-            x = self.token_embd(tokens, dtype)
-        factors = None if self.rope_freqs is None else self.rope_freqs.weight.get_value()
-        turn = rotation(self.config.rope, positions, factors)
+        x, turn = self.start(tokens, positions, dtype)
         ks, vs = [], []
         for i, block in enumerate(self.blk):
             with jax.named_scope(f"blk.{i}"):
@@ -223,6 +220,15 @@ class Decoder(nnx.Module):
             ks.append(k)
             vs.append(v)
         return self.output_norm(x), KVCache(tuple(ks), tuple(vs))
+
+    def start(
+        self, tokens: jax.Array, positions: jax.Array, dtype: jax.typing.DTypeLike = jnp.float32
+    ) -> tuple[jax.Array, Rotation]:
+        """What the blocks begin with: `x [B, T, E]`, and what turns queries and keys at `positions [B, T]`."""
+        with jax.named_scope("token_embd"):
+            x = self.token_embd(tokens, dtype)
+        factors = None if self.rope_freqs is None else self.rope_freqs.weight.get_value()
+        return x, rotation(self.config.rope, positions, factors)
 
     def logits(self, hidden: jax.Array, precision: ops.Precision = "exact") -> jax.Array:
         """`hidden [..., E]` -> float32 `[..., vocab]`."""
