@@ -254,16 +254,16 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for address in o.files:
                 print(f"{address} ...", file=sys.stderr, flush=True)
-                results[Path(address).name] = compare(model, address, folder, o)
+                name = Path(address).name
+                results[name] = compare(model, address, folder, o)
+                if not o.json:
+                    print(f"\n{Path(model).name}, {name}\n\n{table(results[name])}", flush=True)
     except (Failed, gj.GGUFJaxError) as error:
         parser.exit(1, f"error: {error}\n")
     except KeyboardInterrupt:
         parser.exit(130)
     if o.json:
         print(json.dumps({name: [asdict(row) for row in rows] for name, rows in results.items()}, indent=2))
-        return
-    for name, rows in results.items():
-        print(f"\n{Path(model).name}, {name}\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

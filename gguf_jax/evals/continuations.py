@@ -10,6 +10,7 @@ what is known when a run is interrupted, or how long it has still to go, is then
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ def scored_batches(
         raise GGUFJaxError(f"batch_tokens: expected at least 1, found {batch_tokens}")
     compilation_cache.enable()
     checked = [_checked(i, pair, model.config.vocab_size) for i, pair in enumerate(pairs)]
+    continuations = [continuation for _, continuation in checked]
     spec, leaves = steps.split(model, precision=precision)
     size = min(LOGITS_AT_ONCE, rows_at_once(model.config.vocab_size))
     timings = Timings() if timings is None else timings
@@ -112,7 +114,7 @@ def scored_batches(
 
     def dispatched() -> Iterator[tuple[_Batch, tuple[jax.Array, jax.Array]]]:
         for batch in _batches(_sequences(checked, groups or range(len(checked))), batch_tokens):
-            inputs = batch.arrays([continuation for _, continuation in checked], size)
+            inputs = batch.arrays(continuations, size)
             with _in_memory(batch):
                 scores = watch.call(_scores, leaves, *inputs, spec=spec, size=size)
             yield batch, scores
@@ -123,11 +125,8 @@ def scored_batches(
         timings.prefill_s += watch.lap()
         timings.prefill_tokens += sum(len(sequence.tokens) for sequence in batch.sequences)
         numbers = [i for sequence in batch.sequences for i in sequence.pairs]
-        ends = np.cumsum([len(checked[i][1]) for i in numbers])
-        parts = zip(
-            numbers, np.split(nlls[: ends[-1]], ends[:-1]), np.split(greedy[: ends[-1]], ends[:-1]), strict=True
-        )
-        yield [(i, Score(*each)) for i, *each in parts]
+        bounds = itertools.pairwise(np.cumsum([0, *(len(continuations[i]) for i in numbers)]))
+        yield [(i, Score(nlls[a:b], greedy[a:b])) for i, (a, b) in zip(numbers, bounds, strict=True)]
 
 
 @partial(jax.jit, static_argnames=("spec", "size"))

@@ -144,7 +144,7 @@ def multiple_choice(
     """How many tasks a model answers right.
 
     Args:
-        tasks: what `task_files.read_tasks` read; or tasks, which are taken in llama-perplexity's `--multiple-choice`.
+        tasks: what `task_files.read_tasks` read; or tasks by themselves, as of a file for `--multiple-choice`.
         count: tasks to use at most, those that llama-perplexity takes when it is asked for so many.
         batch_tokens: tokens run at once.
         precision: see `ops.Precision`.
