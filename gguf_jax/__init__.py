@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gguf_jax.evals.kl_divergence import kl_divergence
     from gguf_jax.evals.multiple_choice import multiple_choice
     from gguf_jax.evals.perplexity import perplexity
+    from gguf_jax.evals.sensitivity import sensitivity
     from gguf_jax.formats import FORMATS, BlockFormat, FileType, GGMLType
     from gguf_jax.generation import Completion, Engine, SamplingParams, generate
     from gguf_jax.gguf import GGUFFile, Metadata, TensorView, Typed, read, write
@@ -42,6 +43,7 @@ _HOME = {
     "evals.kl_divergence": ["kl_divergence"],
     "evals.multiple_choice": ["multiple_choice"],
     "evals.perplexity": ["perplexity"],
+    "evals.sensitivity": ["sensitivity"],
     "formats": ["FORMATS", "BlockFormat", "FileType", "GGMLType"],
     "generation": ["Completion", "Engine", "SamplingParams", "generate"],
     "gguf": ["GGUFFile", "Metadata", "TensorView", "Typed", "read", "write"],
@@ -60,7 +62,7 @@ __all__ = [  # noqa: RUF022 - by subject, as the documentation has them
     "read", "write", "GGUFFile", "TensorView", "Metadata", "Typed",
     "QuantizedArray", "PackedParam", "GGMLType", "FileType", "BlockFormat", "FORMATS",
     "quantize", "quantize_file", "quantization_error", "QuantizationError",
-    "collect_imatrix", "perplexity", "kl_divergence", "multiple_choice",
+    "collect_imatrix", "perplexity", "kl_divergence", "sensitivity", "multiple_choice",
     "Decoder", "DecoderConfig", "ARCHITECTURES",
     "Engine", "SamplingParams", "Completion", "Tokenizer",
     "GGUFJaxError", "GGUFError", "Unsupported",
