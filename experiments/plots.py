@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments.experiment import written
 from gguf_jax.errors import GGUFJaxError
 
@@ -22,9 +24,17 @@ FAMILIES = {
 }
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
-BESIDE = ((7, 0), (-7, 0), (0, 9), (0, -9), (7, 8), (-7, 8), (7, -8), (-7, -8), (16, 12), (-16, 12), (16, -12),
-          (-16, -12), (22, 0), (-22, 0), (0, 20), (0, -20), (28, 18), (-28, 18), (28, -18), (-28, -18))  # fmt: skip
+NEAR, FAR = 7, (16, 24, 34, 46)
+AROUND = ((1, 0.6), (-1, -0.6), (-1, 0.6), (1, -0.6), (0, 1), (0, -1), (1, 0), (-1, 0))
+BESIDE = (
+    *((NEAR, 0), (-NEAR, 0), (0, NEAR), (0, -NEAR), (NEAR, 5), (-NEAR, 5), (NEAR, -5), (-NEAR, -5)),
+    *((dx * r, dy * r) for r in FAR for dx, dy in AROUND),
+)
 """Where a label may stand beside its point, in points, the best places first."""
+
+Place = tuple[float, float]
+Point = tuple[float, float, str, str]
+Box = tuple[float, float, float, float]
 
 
 def family(type: str) -> str:
@@ -38,17 +48,19 @@ def family(type: str) -> str:
     return "floats" if type in ("F32", "F16", "BF16") else "K" if "_K" in type else "legacy"
 
 
-def new_figure(width: float, height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Any, Any]:
-    """A figure and its axes, without the state that pyplot keeps.
-
-    Raises:
-        GGUFJaxError: matplotlib is not installed.
-    """
+def check_installed() -> None:
+    """Refuses to go on without matplotlib, before hours of work."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        import matplotlib  # noqa: F401
     except ImportError:
         raise GGUFJaxError("plot: expected matplotlib, which the extra gguf_jax[experiments] installs") from None
+
+
+def new_figure(width: float, height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Any, Any]:
+    """A figure and its axes, without the state that pyplot keeps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, **options)
@@ -85,57 +97,63 @@ def save(figure: Any, folder: Path, name: str) -> list[Path]:
     return files
 
 
-def label_points(axes: Any, points: Sequence[tuple[float, float, str, str]], size: float = 7) -> None:
-    """Write `(x, y, text, colour)` beside each point, where no other label and no point is. The axes' limits and scales
-    must be final."""
+def label_points(axes: Any, points: Sequence[Point], *, others: Sequence[Place] = (), size: float = 7) -> None:
+    """Write `(x, y, text, colour)` beside each point, where no other label is, none of the points and none of the
+    `others`. The axes' limits and scales must be final."""
     figure = axes.figure
     figure.canvas.draw()  # a constrained layout gives the axes their place when it draws
+    figure.set_layout_engine("none")  # and would give them another one
     renderer = figure.canvas.get_renderer()
-    places = [axes.transData.transform((x, y)) for x, y, _, _ in points]
-    taken = [_around(float(x), float(y), 4 * figure.dpi / 72) for x, y in places]
-    frame = axes.get_window_extent(renderer)
-    for x, y, text, colour in points:
+    places = [axes.transData.transform(place) for place in (*((x, y) for x, y, _, _ in points), *others)]
+    unit = figure.dpi / 72  # pixels to a point
+    taken = [_around(float(x), float(y), 3 * unit) for x, y in places]
+    legend = axes.get_legend()
+    if legend is not None:
+        taken.append(_box(legend.get_window_extent(renderer)))
+    frame = _box(axes.get_window_extent(renderer))
+    for (x, y, text, colour), place in zip(points, places, strict=False):
+        measured = axes.text(0, 0, text, fontsize=size)
+        extent = measured.get_window_extent(renderer)
+        measured.remove()
         best = None
         for dx, dy in BESIDE:
-            placed = axes.annotate(
-                text,
-                (x, y),
-                xytext=(dx, dy),
-                textcoords="offset points",
-                fontsize=size,
-                color=colour,
-                ha="left" if dx > 0 else "right" if dx < 0 else "center",
-                va="bottom" if dy > 0 else "top" if dy < 0 else "center",
-                arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.4} if abs(dx) + abs(dy) > 17 else None,
-            )
-            box = placed.get_window_extent(renderer)
-            box = (box.x0, box.y0, box.x1, box.y1)
-            covered = sum(_common(box, other) for other in taken) + _outside(box, frame)
+            corner = place[0] + dx * unit, place[1] + dy * unit
+            box = _aligned(corner, extent.width + 2, extent.height + 2, np.sign(dx), np.sign(dy))
+            covered = sum(_common(box, other) for other in taken) + _area(box) - _common(box, frame)
             if best is None or covered < best[0]:
-                if best is not None:
-                    best[1].remove()
-                best = covered, placed, box
-            else:
-                placed.remove()
+                best = covered, dx, dy, box
             if covered == 0:
                 break
         assert best is not None
-        taken.append(best[2])
+        _, dx, dy, box = best
+        taken.append(box)
+        far = abs(dx) + abs(dy) > 2 * NEAR
+        across = "left" if dx > 0 else "right" if dx < 0 else "center"
+        up = "bottom" if dy > 0 else "top" if dy < 0 else "center"
+        line = {"arrowstyle": "-", "color": colour, "lw": 0.4, "shrinkA": 0, "shrinkB": 2} if far else None
+        options: dict[str, Any] = dict(fontsize=size, color=colour, ha=across, va=up, arrowprops=line)
+        axes.annotate(text, (x, y), xytext=(dx, dy), textcoords="offset points", **options)
 
 
-Box = tuple[float, float, float, float]
+def _aligned(place: Sequence[float], width: float, height: float, across: float, up: float) -> Box:
+    """A text's box: to the right of a place (1), to the left (-1) or in the middle (0), and as well above and below."""
+    x, y = place[0] + (across - 1) / 2 * width, place[1] + (up - 1) / 2 * height
+    return x, y, x + width, y + height
+
+
+def _box(extent: Any) -> Box:
+    return extent.x0, extent.y0, extent.x1, extent.y1
 
 
 def _around(x: float, y: float, r: float) -> Box:
     return x - r, y - r, x + r, y + r
 
 
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
 def _common(a: Box, b: Box) -> float:
     """The area that two boxes share."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return width * height if width > 0 and height > 0 else 0.0
-
-
-def _outside(box: Box, frame: Any) -> float:
-    area = (box[2] - box[0]) * (box[3] - box[1])
-    return area - _common(box, (frame.x0, frame.y0, frame.x1, frame.y1))

@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from experiments import machine
+from experiments import machine, plots
 from experiments.experiment import Bench, Experiment
 from experiments.reader import ROOT
 from experiments.results import Results, Row, key_of, rounded
@@ -66,6 +66,7 @@ def run(
         if dry_run:
             write("".join(f"{each.case}\n" for each in todo))
             return
+        plots.check_installed()
         _measured(experiment, bench, results, todo)
     if results.rows:
         report(experiment)
@@ -73,6 +74,7 @@ def run(
 
 def report(experiment: Experiment) -> None:
     """Tables and plots of the rows that there are."""
+    plots.check_installed()
     results = opened(experiment)
     rows = experiment.chosen(results.rows)
     if not rows:

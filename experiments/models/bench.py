@@ -158,6 +158,8 @@ class ModelBench:
         total = compared.total
         errors = [(each.name, each.types[1].name, each.error.relative_rmse) for each in compared.tensors]
         tensors = {name: [type, rounded(error, TENSOR_DIGITS)] for name, type, error in errors if error}
+        if found["same_as"]:
+            tensors = {}  # they stand in the other row
         return found | {
             "relative_rmse": total.relative_rmse,
             "weighted_rmse": total.weighted_rmse,

@@ -30,7 +30,7 @@ def divergence_plot(files: Sequence[Measured], text: str, folder: Path, name: st
     points = _of(files, text, "kld_mean")
     if not points:
         return []
-    figure, axes = plots.new_figure(9.5, 6.5)
+    figure, axes = plots.new_figure(11, 7.5)
     _scattered(axes, points)
     axes.set_yscale("log")
     _bits_axis(axes, points)
@@ -38,7 +38,7 @@ def divergence_plot(files: Sequence[Measured], text: str, folder: Path, name: st
     axes.set_title(f"What a file type costs: divergence on {text}")
     axes.grid(True, which="both", alpha=0.2)
     _key(axes, points)
-    plots.label_points(axes, _labels(points))
+    plots.label_points(axes, _labels(points), others=_others(points))
     return plots.save(figure, folder, name)
 
 
@@ -47,7 +47,7 @@ def perplexity_plot(files: Sequence[Measured], text: str, folder: Path, name: st
     points = {key: (x, 100 * y) for key, (x, y) in _of(files, text, "log_perplexity_ratio").items()}
     if not points:
         return []
-    figure, axes = plots.new_figure(9.5, 6.5)
+    figure, axes = plots.new_figure(11, 7.5)
     errors = {key: 100 * y for key, (_, y) in _of(files, text, "log_perplexity_ratio_stderr").items()}
     for (type, imatrix), (x, y) in points.items():
         axes.errorbar(x, y, errors.get((type, imatrix), 0.0), color=colour_of(type), lw=0.8, capsize=2, zorder=1)
@@ -65,7 +65,9 @@ def perplexity_plot(files: Sequence[Measured], text: str, folder: Path, name: st
     axes.set_title(f"What a file type costs: perplexity on {text}")
     axes.grid(True, alpha=0.2)
     _key(axes, points)
-    plots.label_points(axes, _labels(points))
+    bars = [(x, y + step * errors.get(key, 0.0)) for key, (x, y) in points.items() for step in np.linspace(-1, 1, 9)]
+    zero = [(float(x), 0.0) for x in np.geomspace(*axes.get_xlim(), 80)]
+    plots.label_points(axes, _labels(points), others=[*bars, *zero])
     return plots.save(figure, folder, name)
 
 
@@ -80,7 +82,7 @@ def surrogate_plot(files: Sequence[Measured], text: str, folder: Path, name: str
                 found.setdefault(kind, {})[key] = file.file[kind], divergences[key][1]
     if not found:
         return []
-    figure, each = plots.new_figure(7 * len(found), 6, columns=len(found), squeeze=False)
+    figure, each = plots.new_figure(8 * len(found), 7, columns=len(found), squeeze=False)
     for axes, (kind, points) in zip(each.flat, found.items(), strict=True):
         _scattered(axes, points)
         axes.set_xscale("log")
@@ -89,10 +91,10 @@ def surrogate_plot(files: Sequence[Measured], text: str, folder: Path, name: str
         axes.set_ylabel("mean KL divergence from the base, nats a token")
         axes.set_title(f"rank correlation {rank_correlation(*zip(*points.values(), strict=True)):.4f}", fontsize=10)
         axes.grid(True, which="both", alpha=0.2)
-        _key(axes, points)
+        _key(axes, points, "upper left")
     figure.suptitle(f"Is the error of tensors what a model feels? Divergence on {text}")
     for axes, points in zip(each.flat, found.values(), strict=True):
-        plots.label_points(axes, _labels(points), size=6)
+        plots.label_points(axes, _labels(points), others=_others(points), size=6)
     return plots.save(figure, folder, name)
 
 
@@ -166,7 +168,7 @@ def _scattered(axes: Any, points: Points) -> None:
             axes.plot(*zip(without, place, strict=True), "-", color=colour, lw=0.7, alpha=0.6, zorder=2)
 
 
-def _key(axes: Any, points: Points) -> None:
+def _key(axes: Any, points: Points, where: str = "upper right") -> None:
     """Families by colour, importance by filling."""
     from matplotlib.lines import Line2D
 
@@ -176,7 +178,17 @@ def _key(axes: Any, points: Points) -> None:
     keys = [Line2D([], [], **point, color=colour, label=name) for name, colour in families.items()]
     keys += [Line2D([], [], **point, mec="gray", mfc="gray", label="with imatrix")]
     keys += [Line2D([], [], **point, mec="gray", mfc="white", label="without")]
-    axes.legend(handles=keys, fontsize=8)
+    axes.legend(handles=keys, fontsize=8, loc=where)
+
+
+def _others(points: Points) -> list[plots.Place]:
+    """Where no label should stand: all points, and the middle of lines."""
+    found = list(points.values())
+    for (type, imatrix), (x, y) in points.items():
+        if imatrix is not None and (type, None) in points:
+            a, b = points[type, None]
+            found.append((float(np.sqrt(a * x)), float(np.sqrt(b * y))))
+    return found
 
 
 def _labels(points: Points) -> list[tuple[float, float, str, str]]:
