@@ -14,7 +14,7 @@ import gguf_jax as gj
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.evals.continuations import score_continuations
 from gguf_jax.evals.lm_eval import NAME, register, run, with_model
-from gguf_jax.evals.lm_eval.requests import fitted, generation, prompt_room, up_to_message
+from gguf_jax.evals.lm_eval.requests import fitted, generation, parted, prompt_room, up_to_message
 from gguf_jax.generation import Engine, SamplingParams
 from gguf_jax.tokenizers import from_metadata
 from tests.evals.reference import log_probabilities, noise
@@ -71,12 +71,19 @@ def test_a_context_is_cut_to_what_the_model_can_look_at():
         shown = [*kept, *continuation[:-1]]  # the last token is only predicted
         assert kept == context[len(context) - len(kept) :]
         assert len(shown) == min(size, 12)
-    for wrong, message in ((continuation, "at most ctx_size=2 tokens, found 3"), ([], "at least one token")):
-        with pytest.raises(GGUFJaxError, match=message):
-            fitted(context, wrong, 2)
+    with pytest.raises(GGUFJaxError, match="continuation: expected at most ctx_size=2 tokens, found 3"):
+        fitted(context, continuation, 2)
     assert prompt_room(5, 8) == 3
     with pytest.raises(GGUFJaxError, match="max_gen_toks: expected less than ctx_size=8, found 8"):
         prompt_room(8, 8)
+
+
+@pytest.mark.parametrize(
+    ("context", "whole", "same"),
+    [([1, 2, 3], [1, 2, 9], 2), ([1, 2, 3], [1, 9], 1), ([1, 2], [1, 2], 2), ([1], [9], 0), ([1, 2], [1, 2, 3], 2)],
+)
+def test_where_a_continuation_begins_in_a_token_of_its_context(context, whole, same):
+    assert parted(context, whole) == (whole[:same], whole[same:])
 
 
 @pytest.mark.parametrize(
@@ -198,6 +205,19 @@ def test_contract_greedy_continuations_are_seen(lm, model):
     answers = lm._loglikelihood_tokens([(("a", "b"), context, each) for each in (best, other)], disable_tqdm=True)
     assert [greedy for _, greedy in answers] == [True, False]
     assert answers[0][0] > answers[1][0]
+
+
+def test_contract_a_continuation_in_the_last_token_of_its_context(lm, model):
+    encode = model.tokenizer.encode
+    pair = "It was a fine morn", "ing"
+    whole = encode("".join(pair))
+    assert len(whole) <= len(encode(pair[0]))  # lm_eval's own division leaves nothing
+    same = next(i for i, (a, b) in enumerate(zip(encode(pair[0]), whole, strict=False)) if a != b)
+    (found, greedy), nothing = lm.loglikelihood(requests(pair, ("It was", "")), disable_tqdm=True)
+    expected, best = log_probability(model, whole[:same], whole[same:])
+    assert abs(found - expected) < noise(model) * len(whole[same:])
+    assert greedy == best
+    assert nothing == (0.0, True)
 
 
 def test_exact_long_contexts_are_cut_and_counted(lm, model, caplog):

@@ -24,7 +24,7 @@ from gguf_jax.api import load
 from gguf_jax.bundled import bundled_model
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.evals.continuations import Pair, Score, scored_continuations
-from gguf_jax.evals.lm_eval.requests import Generation, fitted, generation, prompt_room, up_to_message
+from gguf_jax.evals.lm_eval.requests import Generation, fitted, generation, parted, prompt_room, up_to_message
 from gguf_jax.evals.windows import BATCH_TOKENS, bos_of
 from gguf_jax.generation import Engine, pieces
 from gguf_jax.generation.engine import DEFAULT_CONTEXT
@@ -198,16 +198,29 @@ class GGUFLM(TemplateLM):
 
     # Scores
 
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """As `TemplateLM` does it. Where that leaves nothing to score, since the end of the context and the
+        continuation are one token, that token is scored; nothing is left of a continuation that has no tokens."""
+        context_ids, continuation_ids = super()._encode_pair(context, continuation)
+        if continuation_ids:
+            return context_ids, continuation_ids
+        return parted(context_ids, self.tok_encode(context + continuation))
+
     def _loglikelihood_tokens(
         self,
         requests: Sequence[tuple[tuple[str, str], Sequence[int], Sequence[int]]],
         disable_tqdm: bool = False,
         **_: Any,
     ) -> list[Answer]:
-        """Of each request, its texts and the tokens of its context and continuation, as `TemplateLM` encodes them."""
+        """Of each request, its texts and the tokens of its context and continuation, as `_encode_pair` gives them. A
+        continuation without tokens is certain."""
+        found: dict[int, Answer] = {
+            i: (0.0, True) for i, (_, _, continuation) in enumerate(requests) if not continuation
+        }
+        numbers = [i for i in range(len(requests)) if i not in found]
         pairs: list[Pair] = []
         cut = 0
-        for texts, context, continuation in requests:
+        for texts, context, continuation in (requests[i] for i in numbers):
             whole = context or [self.prefix_token_id]
             try:
                 kept = fitted(whole, continuation, self.ctx_size)
@@ -215,12 +228,12 @@ class GGUFLM(TemplateLM):
                 raise GGUFJaxError(f"request {shown(texts[1])}: {error}") from error
             cut += len(kept) < len(whole)
             pairs.append((kept, continuation))
-        self._say_cut(cut, len(pairs))
-        found: dict[int, Answer] = {}
-        for i, score in self._scored(pairs, "Running loglikelihood requests", disable_tqdm):
+        self._say_cut(cut, len(requests))
+        for at, score in self._scored(pairs, "Running loglikelihood requests", disable_tqdm):
+            i = numbers[at]
             found[i] = _log_probability(score), bool(score.greedy.all())
             self.cache_hook.add_partial("loglikelihood", requests[i][0], found[i])
-        return [found[i] for i in range(len(pairs))]
+        return [found[i] for i in range(len(requests))]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """The log-probability of each text after the prefix token, in windows as long as the context has room for, each
@@ -258,7 +271,9 @@ class GGUFLM(TemplateLM):
         return Engine(self.model, ctx_size=self.ctx_size, cache_type=self._cache_type, precision=self.precision)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """The answer to each prompt, without the text that ended it; see `requests.generation`."""
+        """The answer to each prompt, without what ended it: one of the request's texts, an end-of-generation token, or
+        the text of EOS, which some models spell out. See `requests.generation`. The space before an answer's first
+        word is part of it (with SentencePiece, lm_eval's `hf` drops it)."""
         prompts: list[list[int]] = []
         alike: dict[Generation, list[int]] = {}
         cut = 0
@@ -289,7 +304,9 @@ class GGUFLM(TemplateLM):
         slots = [*batch, *[batch[-1]] * (size - len(batch))]
         params = [how.params if how.params.is_greedy else replace(how.params, seed=self.seed + i) for i in slots]
         answers = [""] * size
-        options: dict[str, Any] = dict(max_tokens=how.max_tokens, stop=how.stop)
+        end = self.tokenizer.eos_id
+        stop = how.stop if end is None else (*how.stop, self.tokenizer.token_text(end))
+        options: dict[str, Any] = dict(max_tokens=how.max_tokens, stop=stop)
         for piece in pieces(self._engine, self.tokenizer, [prompts[i] for i in slots], params, **options):
             answers[piece.index] += piece.text
         return answers[: len(batch)]

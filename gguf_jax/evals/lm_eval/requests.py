@@ -90,13 +90,17 @@ def fitted(context: Sequence[int], continuation: Sequence[int], ctx_size: int) -
     whose last token need not be shown to it.
 
     Raises:
-        GGUFJaxError: the continuation does not fit, or is empty.
+        GGUFJaxError: the continuation does not fit.
     """
-    if not continuation:
-        raise GGUFJaxError("continuation: expected at least one token that is not its context's, found none")
     if len(continuation) > ctx_size:
         raise GGUFJaxError(f"continuation: expected at most ctx_size={ctx_size} tokens, found {len(continuation)}")
     return list(context[max(0, len(context) + len(continuation) - ctx_size - 1) :])
+
+
+def parted(context: Sequence[int], whole: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The tokens `whole` of a context and its continuation, in two where they leave those of the context alone."""
+    same = next((i for i, (a, b) in enumerate(zip(context, whole, strict=False)) if a != b), len(context))
+    return list(whole[:same]), list(whole[same:])
 
 
 def prompt_room(max_tokens: int, ctx_size: int) -> int:
