@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments import plots
 from experiments.encoders.settings import IMPORTANCE, Settings
-from experiments.plots import label_points, new_figure, save
 from experiments.results import Row
 from experiments.tables import fixed, markdown, number, write_table
 from gguf_jax.errors import GGUFJaxError
@@ -64,7 +64,7 @@ def table(settings: Settings, rows: Sequence[Row]) -> str:
 
 
 def plot(settings: Settings, rows: Sequence[Row], folder: Path) -> list[Path]:
-    figure, axes = new_figure(9, 5.5)
+    figure, axes = plots.new_figure(9, 5.5)
     way = ways_of(rows)[0]
     labels: dict[str, tuple[float, float, str, str]] = {}
     for importance, colour, marker in zip(IMPORTANCE, ("tab:gray", "tab:blue"), "os", strict=True):
@@ -87,5 +87,5 @@ def plot(settings: Settings, rows: Sequence[Row], folder: Path) -> list[Path]:
     axes.set_title("Rows of a real model: the error of every type, ours inside the reference's ring")
     axes.grid(True, which="both", alpha=0.25)
     axes.legend(fontsize=8)
-    label_points(axes, list(labels.values()))
-    return save(figure, folder, "error")
+    plots.label_points(axes, list(labels.values()))
+    return plots.save(figure, folder, "error")

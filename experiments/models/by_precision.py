@@ -50,18 +50,18 @@ def table(files: Sequence[Measured], text: str) -> str:
 
 
 def plot(files: Sequence[Measured], text: str, folder: Path, name: str) -> list[Path]:
+    files = [file for file in files if any(kld["kld_mean"] for (on, _, _), kld in file.klds.items() if on == text)]
+    if not files:
+        return []
     figure, axes = plots.new_figure(9.5, 5.5)
-    shown = False
     for (precision, against), (label, marker, colour) in SERIES.items():
         found = [(i, file.kld(text, precision, against)) for i, file in enumerate(files)]
         known = [(i, kld["kld_mean"], kld["kld_mean_stderr"]) for i, kld in found if kld and kld["kld_mean"] > 0]
         if known:
             x, y, error = zip(*known, strict=True)
             axes.errorbar(x, y, error, fmt=marker, ms=6, color=colour, mec=colour, mfc="white", capsize=2, label=label)
-            shown = True
-    if not shown:
-        return []
     axes.set_yscale("log")
+    axes.set_xlim(-0.5, len(files) - 0.5)
     axes.set_xticks(range(len(files)), [f"{file.type}\n{file.bits:.3g}" for file in files], fontsize=8)
     axes.set_xlabel("file type, and its bits per weight")
     axes.set_ylabel("mean KL divergence, nats a token")
