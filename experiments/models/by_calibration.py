@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments import plots
-from experiments.models.found import Measured, measured, measured_on, ours, paired
+from experiments.models.found import Measured, average, change, measured, measured_on, ours
 from experiments.models.settings import Calibration, Settings
 from experiments.results import Row
 from experiments.tables import markdown, number, write_table
@@ -89,20 +89,7 @@ def against_none(groups: dict[str, list[Group]], texts: Sequence[str]) -> str:
 def _change(group: Group, none: Measured, text: str) -> str:
     base = none.kld(text)
     found = [each for file in group.files if (each := file.kld(text))]
-    return _ratio(found, [base]) if found and base else ""
-
-
-def _ratio(a: Sequence[dict[str, Any]], b: Sequence[dict[str, Any]]) -> str:
-    """Of the means of two lists, less one, in percent, with the certainty of their difference over windows."""
-    x, y = _average(a), _average(b)
-    difference, error = paired(x, y)
-    share = 100 * difference / y["kld_mean"] if y["kld_mean"] else float("nan")
-    return f"{share:+.1f} % ({difference / error:+.1f})" if error > 0 else f"{share:+.1f} %"
-
-
-def _average(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    windows = np.mean([each["kld_windows"] for each in found], axis=0)
-    return {"kld_windows": windows, "kld_mean": float(np.mean(windows))}
+    return change(found, [base]) if found and base else ""
 
 
 def own_text(settings: Settings, groups: dict[str, list[Group]]) -> str:
@@ -119,8 +106,8 @@ def own_text(settings: Settings, groups: dict[str, list[Group]]) -> str:
                 known = {name: klds for name, klds in known.items() if klds}
                 if len(known) < 2:
                     continue
-                best, *others = sorted(known, key=lambda name: _average(known[name])["kld_mean"])
-                more = ", ".join(f"{name} {_ratio(known[name], known[best])}" for name in others)
+                best, *others = sorted(known, key=lambda name: average(known[name])["kld_mean"])
+                more = ", ".join(f"{name} {change(known[name], known[best])}" for name in others)
                 lines.append([type, "all" if chunks is None else str(chunks), text, str(best), more])
     if not lines:
         return ""

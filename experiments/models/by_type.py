@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from experiments.models.found import Measured, measured, measured_on, ours, paired
+from experiments.models.found import Measured, change, measured, measured_on, ours, paired
 from experiments.models.settings import Settings
 from experiments.models.type_plots import divergence_plot, error_plot, heat_map, perplexity_plot, surrogate_plot
 from experiments.results import Row
@@ -14,8 +14,8 @@ from experiments.tables import fixed, markdown, number, write_table
 CERTAIN = 3.0
 """Standard errors from which a difference is said to be one."""
 
-HEADINGS = ("type", "imatrix", "MB", "bits per weight", "mean KLD", "±", "99 % KLD", "PPL", "same top, %",
-            "relative error, %", "weighted error, 1e-3", "the same bytes as")  # fmt: skip
+HEADINGS = ("type", "imatrix", "MB", "bits per weight", "mean KLD", "±", "by the imatrix", "99 % KLD", "PPL",
+            "same top, %", "relative error, %", "weighted error, 1e-3", "the same bytes as")  # fmt: skip
 
 
 def report(settings: Settings, rows: Sequence[Row], folder: Path) -> list[Path]:
@@ -40,14 +40,23 @@ def table(settings: Settings, rows: Sequence[Row], files: Sequence[Measured], te
         scaled = file.file["weighted_rmse"]
         lines.append([
             file.type, file.imatrix or "none", fixed(file.file["bytes"] / 1e6, 2), fixed(file.bits, 3),
-            number(kld.get("kld_mean")), number(kld.get("kld_mean_stderr"), 2), number(kld.get("kld_p99")),
+            number(kld.get("kld_mean")), number(kld.get("kld_mean_stderr"), 2),
+            _by_imatrix(file, files, text), number(kld.get("kld_p99")),
             fixed(kld.get("perplexity"), 3), fixed(_percent(kld.get("same_top")), 2),
             number(_percent(file.file["relative_rmse"])), number(None if scaled is None else 1e3 * scaled),
             file.file["same_as"] or "",
         ])  # fmt: skip
     base = next((found["base_perplexity"] for file in files if (found := file.kld(text))), None)
-    head = f"{measured_on(settings, rows)}Text: {text}; PPL of the base {fixed(base, 3)}.\n\n"
+    head = f"{measured_on(settings, rows)}Text: {text}; PPL of the base {fixed(base, 3)}. "
+    head += "In brackets: standard errors, from the differences of windows.\n\n"
     return head + markdown(HEADINGS, lines, left=2) + _inversions(files, text)
+
+
+def _by_imatrix(file: Measured, files: Sequence[Measured], text: str) -> str:
+    """What an importance matrix changes about the divergence."""
+    without = next((each for each in files if (each.type, each.imatrix) == (file.type, None)), file)
+    found, base = file.kld(text), without.kld(text)
+    return "" if found is None or base is None or without is file or file.file["same_as"] else change([found], [base])
 
 
 def _percent(share: float | None) -> float | None:

@@ -64,6 +64,21 @@ def paired(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, float]:
     return float(differences.mean()), float(differences.std(ddof=1) / math.sqrt(len(differences)))
 
 
+def average(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The means over several files, window by window."""
+    windows = np.mean([each["kld_windows"] for each in found], axis=0)
+    return {"kld_windows": windows, "kld_mean": float(windows.mean())}
+
+
+def change(found: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> str:
+    """How much greater the divergence of some files is than that of others, in percent, and in how many standard
+    errors, as text."""
+    x, y = average(found), average(base)
+    difference, error = paired(x, y)
+    share = f"{100 * difference / y['kld_mean']:+.1f} %" if y["kld_mean"] else ""
+    return f"{share} ({difference / error:+.1f})" if share and error > 0 else share
+
+
 def measured_on(settings: Settings, rows: Sequence[Row]) -> str:
     """A line about what the divergences are of."""
     row = next((row for row in rows if row.of["case"]["measure"] == "kld"), None)
