@@ -157,8 +157,8 @@ def positive_or_none(option: str, value: int, off: int) -> int | None:
     return value
 
 
-def read_text(file: Path) -> str:
-    """A text without the last newline, which llama.cpp takes off what `-f` names.
+def read_text(file: Path, option: str = "--file") -> str:
+    """A text without the last newline, which llama.cpp takes off what `-f` names; `option` is what named it here.
 
     Raises:
         GGUFJaxError: it cannot be read, or is not UTF-8.
@@ -166,8 +166,8 @@ def read_text(file: Path) -> str:
     try:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
-        raise GGUFJaxError(f"--file {file}: cannot be read: {error.strerror}") from error
+        raise GGUFJaxError(f"{option} {file}: cannot be read: {error.strerror}") from error
     try:
         return data.decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError as error:
-        raise GGUFJaxError(f"--file {file}: expected UTF-8 text, found an invalid byte at {error.start}") from error
+        raise GGUFJaxError(f"{option} {file}: expected UTF-8 text, found an invalid byte at {error.start}") from error

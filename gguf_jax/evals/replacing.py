@@ -4,8 +4,8 @@ The model is run once over a batch of windows, and what goes into each of its bl
 replaced the blocks before L give what they gave, so that the run begins with L (`stages`).
 
 In memory are the model, the states of one batch (4 bytes times the embedding's length for each token and block), and of
-the other file what stands outside of blocks and the tensors of one block. Those are read and prepared anew for each
-batch, which takes a hundredth of the time that a batch then runs with them.
+the other file what stands outside of blocks and the tensors of a block or two. Those are read and prepared anew for
+each batch, which takes a hundredth of the time that a batch then runs with them.
 """
 
 from __future__ import annotations
@@ -168,19 +168,23 @@ class Replacing:
         ends = {name: self._ends({name: weight}) for name, weight in outside.items()}
         all_ends = self._ends(outside)
         for batch in windows.batches(size):
-            own = self._own(batch, windows.first)
-            for name, other in ends.items():
-                x, turn = (own.between[-1], own.turn) if self._begins(name) else self._start(other, batch)
-                yield self._score(name, other, self._through(self._begins(name), x, turn), own, windows.first)
-            x, all_turn = self._start(all_ends, batch)
-            for i, block in enumerate(self.blocks):
-                weights = self._weights(i)
-                for part, weight in weights.items():
-                    alone = self._block(stages.split(block, {part: weight}), own.between[i], own.turn)
-                    alone = self._through(i + 1, alone, own.turn)
-                    yield self._score(f"blk.{i}.{part}", self.ends, alone, own, windows.first)
-                x = self._block(stages.split(block, weights), x, all_turn)
-            yield self._score(None, all_ends, x, own, windows.first)
+            yield from self._batch(
+                batch, windows.first, ends, all_ends
+            )  # its states are gone before the next ones come
+
+    def _batch(self, batch: Batch, first: int, ends: Mapping[str, _Ends], all_ends: _Ends) -> Iterator[Scored]:
+        own = self._own(batch, first)
+        for name, other in ends.items():
+            x, turn = (own.between[-1], own.turn) if self._begins(name) else self._start(other, batch)
+            yield self._score(name, other, self._through(self._begins(name), x, turn), own, first)
+        x, all_turn = self._start(all_ends, batch)
+        for i, block in enumerate(self.blocks):
+            weights = self._weights(i)
+            for part, weight in weights.items():
+                alone = self._block(stages.split(block, {part: weight}), own.between[i], own.turn)
+                yield self._score(f"blk.{i}.{part}", self.ends, self._through(i + 1, alone, own.turn), own, first)
+            x = self._block(stages.split(block, weights), x, all_turn)
+        yield self._score(None, all_ends, x, own, first)
 
     def _weights(self, index: int) -> dict[str, Weight]:
         """What differs in a block: part -> the other file's weight."""

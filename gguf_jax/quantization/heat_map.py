@@ -87,8 +87,10 @@ def write_heat_map(path: str, quantities: Sequence[Quantity], title: str) -> Non
         image = axes.imshow(grid, aspect="auto", norm=norm, cmap="viridis")
         axes.set_xticks(range(len(layers)), layers, fontsize=7)
         axes.set_yticks(range(len(parts)), [part.removesuffix(".weight") for part in parts], fontsize=8)
-        axes.set_xlabel("layer")
-        figure.colorbar(image, ax=axes, label=quantity.label)
+        axes.set_xlabel("layer", fontsize=8)
+        bar = figure.colorbar(image, ax=axes)
+        bar.set_label(quantity.label, fontsize=8)
+        bar.ax.tick_params(which="both", labelsize=7)
     figure.suptitle(title, fontsize=9)
     try:
         figure.savefig(path, dpi=140)
