@@ -55,10 +55,10 @@ def perplexity_plot(files: Sequence[Measured], text: str, folder: Path, name: st
     axes.axhline(0, color="black", lw=0.8)
     axes.set_yscale("symlog", linthresh=0.5, linscale=0.8)
     _bits_axis(axes, points)
-    low = min(y - errors.get(key, 0.0) for key, (_, y) in points.items())
-    high = max(y for _, y in points.values())
-    axes.set_ylim(min(1.3 * low, -0.1), 1.6 * max(high, 0.1))
-    ticks = [tick for tick in PERCENTS if 1.3 * low <= tick <= 1.6 * high]
+    low = min(-0.1, *(1.3 * (y - errors.get(key, 0.0)) for key, (_, y) in points.items()))
+    high = max(0.1, *(1.6 * y for _, y in points.values()))
+    axes.set_ylim(low, high)
+    ticks = [tick for tick in PERCENTS if low <= tick <= high]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_yticks([], minor=True)
     axes.set_ylabel("100 ln(PPL / PPL of the base), with its standard error")
@@ -66,7 +66,8 @@ def perplexity_plot(files: Sequence[Measured], text: str, folder: Path, name: st
     axes.grid(True, alpha=0.2)
     _key(axes, points)
     bars = [(x, y + step * errors.get(key, 0.0)) for key, (x, y) in points.items() for step in np.linspace(-1, 1, 9)]
-    zero = [(float(x), 0.0) for x in np.geomspace(*axes.get_xlim(), 80)]
+    low, high = axes.get_xlim()
+    zero = [(float(x), 0.0) for x in np.geomspace(low, high, 80)]
     plots.label_points(axes, _labels(points), others=[*bars, *zero])
     return plots.save(figure, folder, name)
 
@@ -182,12 +183,12 @@ def _key(axes: Any, points: Points, where: str = "upper right") -> None:
 
 
 def _others(points: Points) -> list[plots.Place]:
-    """Where no label should stand: all points, and the middle of lines."""
+    """Where no label should stand: all points, and the lines between them, whose axes are logarithmic."""
     found = list(points.values())
     for (type, imatrix), (x, y) in points.items():
         if imatrix is not None and (type, None) in points:
             a, b = points[type, None]
-            found.append((float(np.sqrt(a * x)), float(np.sqrt(b * y))))
+            found += [(a ** (1 - t) * x**t, b ** (1 - t) * y**t) for t in np.linspace(0, 1, 12)[1:-1].tolist()]
     return found
 
 
