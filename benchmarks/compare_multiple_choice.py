@@ -149,10 +149,10 @@ class Compared:
 
     Attributes:
         only_ours, only_peer: tasks that one side alone answers right.
-        largest_margin: of our scores where the answers differ, not counting `short` tasks.
-        score_difference: largest one, where llama-perplexity tells its scores, not counting `short` tasks.
-        short: Winogrande tasks in which so few tokens differ that llama-perplexity predicts one from the wrong text; of
-            them `short_differ` are answered differently.
+        misread: Winogrande tasks of which llama-perplexity predicts a token from the wrong text; of them
+            `misread_differ` are answered differently.
+        largest_margin: of our scores where the answers differ, not counting those.
+        score_difference: largest one, where llama-perplexity tells its scores, not counting those.
     """
 
     peer: str
@@ -164,37 +164,41 @@ class Compared:
     only_peer: int
     largest_margin: float | None
     score_difference: float | None
-    short: int
-    short_differ: int
+    misread: int
+    misread_differ: int
     peer_seconds: float
     seconds: float
 
 
-def compared(label: str, precision: str, theirs: Found, mine: Found, short: np.ndarray) -> Compared:
+def compared(label: str, precision: str, theirs: Found, mine: Found, wrong: np.ndarray) -> Compared:
     if len(theirs.right) != len(mine.right):
         raise Failed(f"{label}: expected {len(mine.right)} tasks, found {len(theirs.right)}")
     differ = theirs.right != mine.right
     assert mine.scores is not None
     best = np.sort(mine.scores, -1)
-    margins = (best[:, -1] - best[:, -2])[differ & ~short]
+    margins = (best[:, -1] - best[:, -2])[differ & ~wrong]
     difference = None
     if theirs.scores is not None:
-        difference = float(np.abs(theirs.scores - mine.scores)[~short].max())
+        difference = float(np.abs(theirs.scores - mine.scores)[~wrong].max())
     return Compared(
         label, precision, len(mine.right), 100 * float(theirs.right.mean()), 100 * float(mine.right.mean()),
         int((mine.right & differ).sum()), int((theirs.right & differ).sum()),
         float(margins.max()) if len(margins) else None, difference,
-        int(short.sum()), int((short & differ).sum()), theirs.seconds, mine.seconds,
+        int(wrong.sum()), int((wrong & differ).sum()), theirs.seconds, mine.seconds,
     )  # fmt: skip
 
 
-def shorts(tokenizer: gj.Tokenizer, tasks: Sequence[Task]) -> np.ndarray:
-    """Which tasks have something behind their gap, and few tokens that differ."""
+def misread(tokenizer: gj.Tokenizer, tasks: Sequence[Task]) -> np.ndarray:
+    """Of which tasks llama-perplexity predicts a token of the second text from the end of the first: that is the first
+    one it scores, where it is also the first that differs."""
     found = []
     for task in tasks:
         sequences = [tokenizer.encode(text) for text in task.texts]
-        left = min(map(len, sequences)) - common(sequences)
-        found.append(task.ending is not None and left <= MIN_TRAILING)
+        same = common(sequences)
+        short = min(map(len, sequences)) - same <= MIN_TRAILING
+        found.append(
+            task.ending is not None and (short or len(tokenizer.encode(task.context + task.choices[1])) <= same)
+        )
     return np.array(found, bool)
 
 
@@ -217,8 +221,8 @@ def compare(model: str, address: str, folder: str, o: argparse.Namespace) -> lis
     tokenizer = gj.tokenizer(model)
     for precision in o.precision.split(","):
         mine, numbers = ours(model, file, precision, o)
-        short = shorts(tokenizer, [file.tasks[number] for number in numbers])
-        found += [compared(label, precision, side, mine, short) for label, side in sides]
+        wrong = misread(tokenizer, [file.tasks[number] for number in numbers])
+        found += [compared(label, precision, side, mine, wrong) for label, side in sides]
     return found
 
 

@@ -5,8 +5,9 @@ scored by the mean of its log-probabilities, and the choice with the best mean i
 
 Where something follows the gap (Winogrande), what is scored begins behind the choice, if in both texts more than
 `MIN_TRAILING` tokens differ; the very last token is left out where there are two or more; and of two that are equal the
-second is chosen. Where fewer differ llama-perplexity predicts the second text's first token from the end of the first
-text (which its source knows of); here it is predicted from the context.
+second is chosen. Where the second text is scored from the first token that differs, which it is if few do,
+llama-perplexity predicts that token from the end of the first text (which its source knows of); here it is predicted
+from the context.
 
 Two cases in which llama-perplexity reads past the end of an array mean something here: a token is always left to be
 scored, and the first token of texts that have none in common, and no BOS, is not.
