@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -95,15 +95,6 @@ class Experiment:
         latest = {_key(row.of.get("case")): row for row in rows}
         keys = (_key(asdict(case)) for case in self.cases)
         return [latest[key] for key in keys if key in latest]
-
-
-@contextmanager
-def written(path: Path) -> Iterator[None]:
-    """Within, a file that cannot be written is one line."""
-    try:
-        yield
-    except OSError as error:
-        raise GGUFJaxError(f"{printable(str(path))}: cannot be written: {error.strerror or error}") from error
 
 
 def _key(case: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.experiment import written
+from experiments.results import written
 from gguf_jax.errors import GGUFJaxError
 
 # Colours that people who see few can tell apart (Okabe and Ito).

@@ -7,6 +7,8 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +83,7 @@ class Results:
             GGUFJaxError: the file cannot be written; what it holds is then as it was.
         """
         line = json.dumps(asdict(row)).encode() + b"\n"
-        try:
+        with written(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "r+b" if self.path.exists() else "xb") as file:
                 file.truncate(self._end)
@@ -89,8 +91,6 @@ class Results:
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error:
-            raise GGUFJaxError(f"{printable(str(self.path))}: cannot be written: {error.strerror or error}") from error
         self._end += len(line)
         self.rows.append(row)
         self.by_key[row.key] = row
@@ -112,3 +112,12 @@ def file_digest(path: str | os.PathLike[str]) -> str:
     """Of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Within, a file that cannot be written is one line."""
+    try:
+        yield
+    except OSError as error:
+        raise GGUFJaxError(f"{printable(str(path))}: cannot be written: {error.strerror or error}") from error

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from experiments import machine, plots
 from experiments.experiment import Bench, Experiment
@@ -67,7 +73,8 @@ def run(
             write("".join(f"{each.case}\n" for each in todo))
             return
         plots.check_installed()
-        _measured(experiment, bench, results, todo)
+        with alone(experiment):
+            _measured(experiment, bench, results, todo)
     if results.rows:
         report(experiment)
 
@@ -82,6 +89,21 @@ def report(experiment: Experiment) -> None:
     experiment.folder.mkdir(parents=True, exist_ok=True)
     files = experiment.kind.report(experiment.settings, rows, experiment.folder)
     say(f"{experiment.name}: {len(rows)} of {len(experiment.cases)} cases in {', '.join(path.name for path in files)}")
+
+
+@contextmanager
+def alone(experiment: Experiment) -> Iterator[None]:
+    """Within, no other run appends to the same results.
+
+    Raises:
+        GGUFJaxError: one does.
+    """
+    name = hashlib.sha256(os.fsencode(experiment.results.resolve())).hexdigest()[:16]
+    try:
+        with FileLock(os.path.join(tempfile.gettempdir(), f"experiment-{name}.lock"), timeout=0):
+            yield
+    except Timeout:
+        raise GGUFJaxError(f"{experiment.name}: expected no other run of it, found one that is under way") from None
 
 
 def opened(experiment: Experiment) -> Results:

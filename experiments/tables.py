@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.experiment import written
+from experiments.results import written
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -149,6 +149,15 @@ def test_only_must_find_something(squares, only, message):
         runner.run(squares()[1], only=only)
 
 
+def test_two_runs_do_not_write_to_one_file(squares):
+    kind, experiment = squares()
+    with runner.alone(experiment), pytest.raises(GGUFJaxError, match="found one that is under way"):
+        runner.run(experiment)
+    assert kind.measured == []
+    runner.run(experiment)
+    assert kind.measured == [0, 1, 2, 3, 4]
+
+
 def test_a_report_needs_rows(squares):
     _, experiment = squares()
     with pytest.raises(GGUFJaxError, match="expected results, found none"):
