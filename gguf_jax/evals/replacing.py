@@ -5,7 +5,7 @@ replaced the blocks before L give what they gave, so that the run begins with L 
 
 In memory are the model, the states of one batch (4 bytes times the embedding's length for each token and block), and of
 the other file what stands outside of blocks and the tensors of a block or two. Those are read and prepared anew for
-each batch, which takes a hundredth of the time that a batch then runs with them.
+each batch, which takes less than a hundredth of the time that a batch then runs with them.
 """
 
 from __future__ import annotations
