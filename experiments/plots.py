@@ -97,16 +97,18 @@ def save(figure: Any, folder: Path, name: str) -> list[Path]:
     return files
 
 
-def label_points(axes: Any, points: Sequence[Point], *, others: Sequence[Place] = (), size: float = 7) -> None:
+def label_points(
+    axes: Any, points: Sequence[Point], *, others: Sequence[Place] = (), radius: float = 3, size: float = 7
+) -> None:
     """Write `(x, y, text, colour)` beside each point, where no other label is, none of the points and none of the
-    `others`. The axes' limits and scales must be final."""
+    `others`, which are drawn with that radius. The axes' limits and scales must be final."""
     figure = axes.figure
     figure.canvas.draw()  # a constrained layout gives the axes their place when it draws
     figure.set_layout_engine("none")  # and would give them another one
     renderer = figure.canvas.get_renderer()
     places = [axes.transData.transform(place) for place in (*((x, y) for x, y, _, _ in points), *others)]
     unit = figure.dpi / 72  # pixels to a point
-    taken = [_around(float(x), float(y), 3 * unit) for x, y in places]
+    taken = [_around(float(x), float(y), radius * unit) for x, y in places]
     legend = axes.get_legend()
     if legend is not None:
         taken.append(_box(legend.get_window_extent(renderer)))

@@ -66,20 +66,20 @@ def table(settings: Settings, rows: Sequence[Row]) -> str:
 def plot(settings: Settings, rows: Sequence[Row], folder: Path) -> list[Path]:
     figure, axes = plots.new_figure(9, 5.5)
     way = ways_of(rows)[0]
-    labels: dict[str, tuple[float, float, str, str]] = {}
+    labels: dict[str, plots.Point] = {}
+    places: list[plots.Place] = []
+    known = [row for row in rows if settings.plotted in row.found["sets"]]
     for importance, colour, marker in zip(IMPORTANCE, ("tab:gray", "tab:blue"), "os", strict=True):
-        found = [
-            row for row in rows if row.of["case"]["importance"] == importance and settings.plotted in row.found["sets"]
-        ]
-        bits = [row.found["bits_per_weight"] for row in found]
-        errors = [row.found["sets"][settings.plotted]["error"] for row in found]
+        shown = [row for row in known if row.of["case"]["importance"] == importance]
+        bits = [row.found["bits_per_weight"] for row in shown]
+        errors = [row.found["sets"][settings.plotted]["error"] for row in shown]
         ours, reference = [each[way] for each in errors], [each["reference"] for each in errors]
-        axes.scatter(
-            bits, ours, s=26, color=colour, marker=marker, label=f"gguf_jax, {importance} importance", zorder=3
-        )
-        ring = dict(facecolors="none", edgecolors=colour, marker=marker, label=f"ggml, {importance}")
+        label = f"gguf_jax, {importance} importance"
+        axes.scatter(bits, ours, s=26, color=colour, marker=marker, label=label, zorder=3)
+        ring: dict[str, Any] = dict(facecolors="none", edgecolors=colour, marker=marker, label=f"ggml, {importance}")
         axes.scatter(bits, reference, s=110, **ring)
-        for row, x, y in zip(found, bits, ours, strict=True):
+        places += zip(bits, ours, strict=True)
+        for row, x, y in zip(shown, bits, ours, strict=True):
             labels[row.of["case"]["type"]] = (x, y, row.of["case"]["type"], "black")
     axes.set_yscale("log")
     axes.set_xlabel("bits per weight")
@@ -87,5 +87,5 @@ def plot(settings: Settings, rows: Sequence[Row], folder: Path) -> list[Path]:
     axes.set_title("Rows of a real model: the error of every type, ours inside the reference's ring")
     axes.grid(True, which="both", alpha=0.25)
     axes.legend(fontsize=8)
-    plots.label_points(axes, list(labels.values()))
+    plots.label_points(axes, list(labels.values()), others=places, radius=6)
     return plots.save(figure, folder, "error")
