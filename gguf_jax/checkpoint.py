@@ -15,7 +15,7 @@ from gguf_jax import gguf, ops
 from gguf_jax.errors import GGUFError, GGUFJaxError
 from gguf_jax.gguf.text import printable
 from gguf_jax.models import Decoder, DecoderConfig, config_of
-from gguf_jax.nn import Embedding, Linear, variable
+from gguf_jax.nn import Linear, variable
 from gguf_jax.quantized_array import FLOATS, QuantizedArray, Weight
 
 Placement = jax.Device | jax.sharding.Sharding | Callable[[str, tuple[int, ...]], Any] | None
@@ -144,7 +144,7 @@ def weight_of(
     """A tensor as `load` gives it to the module that holds it, in host memory of its own, so that nothing depends on
     the mapped file afterwards. A matrix that is multiplied by is prepared, in `memory` (None: nothing is)."""
     # rows of an embedding are looked up one by one, unless it is also the output projection
-    multiplies = isinstance(module, Linear) or (isinstance(module, Embedding) and config.tied_output)
+    multiplies = isinstance(module, Linear) or (view.name == "token_embd.weight" and config.tied_output)
     return _host(view, memory if multiplies and len(view.shape) == 2 else None)
 
 

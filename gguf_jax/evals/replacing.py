@@ -115,7 +115,7 @@ class _States(NamedTuple):
 
     batch: Batch
     between: list[jax.Array]
-    turn: Rotation
+    turns: list[Rotation | None]
     rows: jax.Array
 
 
@@ -175,15 +175,15 @@ class Replacing:
     def _batch(self, batch: Batch, first: int, ends: Mapping[str, _Ends], all_ends: _Ends) -> Iterator[Scored]:
         own = self._own(batch, first)
         for name, other in ends.items():
-            x, turn = (own.between[-1], own.turn) if self._begins(name) else self._start(other, batch)
-            yield self._score(name, other, self._through(self._begins(name), x, turn), own, first)
-        x, all_turn = self._start(all_ends, batch)
+            x, turns = (own.between[-1], own.turns) if self._begins(name) else self._start(other, batch)
+            yield self._score(name, other, self._through(self._begins(name), x, turns), own, first)
+        x, all_turns = self._start(all_ends, batch)
         for i, block in enumerate(self.blocks):
             weights = self._weights(i)
             for part, weight in weights.items():
-                alone = self._block(stages.split(block, {part: weight}), own.between[i], own.turn)
-                yield self._score(f"blk.{i}.{part}", self.ends, self._through(i + 1, alone, own.turn), own, first)
-            x = self._block(stages.split(block, weights), x, all_turn)
+                alone = self._block(stages.split(block, {part: weight}), own.between[i], own.turns[i])
+                yield self._score(f"blk.{i}.{part}", self.ends, self._through(i + 1, alone, own.turns), own, first)
+            x = self._block(stages.split(block, weights), x, all_turns[i])
         yield self._score(None, all_ends, x, own, first)
 
     def _weights(self, index: int) -> dict[str, Weight]:
@@ -192,25 +192,25 @@ class Replacing:
         return {part: self.donor.weight(name) for name, (layer, part) in places.items() if layer == index}
 
     def _own(self, batch: Batch, first: int) -> _States:
-        x, turn = self._start(self.ends, batch)
+        x, turns = self._start(self.ends, batch)
         between = [x]
-        for part in self.parts:
+        for part, turn in zip(self.parts, turns, strict=True):
             between.append(self._block(part, between[-1], turn))
-        return _States(batch, between, turn, self._end(self.ends, between[-1], first))
+        return _States(batch, between, turns, self._end(self.ends, between[-1], first))
 
     def _ends(self, weights: Mapping[str, Weight]) -> _Ends:
         return _Ends(*steps.split(stages.replaced(self.without_blocks, weights), precision=self.precision))
 
-    def _through(self, first: int, x: jax.Array, turn: Rotation) -> jax.Array:
+    def _through(self, first: int, x: jax.Array, turns: Sequence[Rotation | None]) -> jax.Array:
         """The model's own blocks from the one of number `first` on."""
-        for part in self.parts[first:]:
+        for part, turn in zip(self.parts[first:], turns[first:], strict=True):
             x = self._block(part, x, turn)
         return x
 
-    def _start(self, ends: _Ends, batch: Batch) -> tuple[jax.Array, Rotation]:
+    def _start(self, ends: _Ends, batch: Batch) -> tuple[jax.Array, list[Rotation | None]]:
         return self.watch.call(stages.start, ends.leaves, batch.inputs, spec=ends.spec)
 
-    def _block(self, part: tuple[nnx.GraphDef, nnx.State], x: jax.Array, turn: Rotation) -> jax.Array:
+    def _block(self, part: tuple[nnx.GraphDef, nnx.State], x: jax.Array, turn: Rotation | None) -> jax.Array:
         graphdef, state = part
         return self.watch.call(stages.block, state, x, turn, graphdef=graphdef, precision=self.precision)
 

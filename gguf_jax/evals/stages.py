@@ -51,13 +51,15 @@ def without_blocks(model: Decoder) -> Decoder:
 
 
 @partial(jax.jit, static_argnames=("spec",))
-def start(leaves: Leaves, inputs: jax.Array, *, spec: Spec) -> tuple[jax.Array, Rotation]:
-    """int32 `inputs [B, T]` -> what the first block is given, `[B, T, E]`, and what turns queries and keys."""
+def start(leaves: Leaves, inputs: jax.Array, *, spec: Spec) -> tuple[jax.Array, list[Rotation | None]]:
+    """int32 `inputs [B, T]` -> what the first block is given, `[B, T, E]`, and what turns each block's queries and keys."""
     return spec.model(leaves).start(inputs, _positions(inputs), spec.dtype)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "precision"))
-def block(state: nnx.State, x: jax.Array, turn: Rotation, *, graphdef: nnx.GraphDef, precision: Precision) -> jax.Array:
+def block(
+    state: nnx.State, x: jax.Array, turn: Rotation | None, *, graphdef: nnx.GraphDef, precision: Precision
+) -> jax.Array:
     """One block, as `nnx.split` gives it: `x [B, T, E]` -> `[B, T, E]`."""
     y, _ = nnx.merge(graphdef, state)(x, _positions(x), turn, None, None, precision)
     return y

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from gguf_jax.errors import GGUFError, Unsupported
 from gguf_jax.gguf.text import shown
-from gguf_jax.models.config import DecoderConfig
+from gguf_jax.models.config import DecoderConfig, QKNorm
 from gguf_jax.models.keys import Keys
+from gguf_jax.nn.feed_forward import FusedGated, Gated, Plain
+from gguf_jax.nn.projection import Fused, Separate
 from gguf_jax.nn.rope import RopeConfig, RopePairing, YarnConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -26,7 +28,7 @@ class Architecture:
 
 
 def _rope(keys: Keys, key_length: int, context_length: int, pairing: RopePairing) -> RopeConfig:
-    scaling = keys.choice("rope.scaling.type", ("none", "linear", "yarn"), "linear")
+    scaling = keys.choice("rope.scaling.type", ("none", "linear", "yarn", "longrope"), "linear")
     # rope.scale_linear is what files of 2023 call the factor; 0 stands for "not set"
     factor = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 1.0, high=1e6), high=1e6) or 1.0
     if factor < 1e-3:
@@ -55,9 +57,11 @@ def _rope(keys: Keys, key_length: int, context_length: int, pairing: RopePairing
     )
 
 
-def _windows(keys: Keys, block_count: int) -> tuple[int | None, ...]:
-    window = keys.integer("attention.sliding_window", 0, low=0) or None
-    pattern = keys.flags("attention.sliding_window_pattern", block_count) or (True,) * block_count
+def _windows(keys: Keys, block_count: int, *, default: int = 0, every: int | None = None) -> tuple[int | None, ...]:
+    """For every block its window. Without a pattern in the file all blocks have one, or all but each `every`-th."""
+    window = keys.integer("attention.sliding_window", default, low=0) or None
+    usual = tuple(every is None or (i + 1) % every != 0 for i in range(block_count))
+    pattern = keys.flags("attention.sliding_window_pattern", block_count) or usual
     return tuple(window if slides else None for slides in pattern)
 
 
@@ -69,10 +73,12 @@ def _agree(keys: Keys, name: str, found: int, shapes: Shapes, tensor: str, axis:
         raise GGUFError(f"{keys.architecture}.{name}: expected {expected} as in {tensor} {list(shape)}, found {found}")
 
 
-def dense(keys: Keys, shapes: Shapes, *, pairing: RopePairing, qk_norm: bool = False) -> DecoderConfig:
-    """A decoder of pre-norm blocks: grouped-query attention with RoPE, then a gated SiLU feed-forward.
+def decoder(keys: Keys, shapes: Shapes, *, pairing: RopePairing | None, **options: Any) -> DecoderConfig:
+    """A decoder of blocks of grouped-query attention and a feed-forward part.
 
-    `pairing` and `qk_norm` are what the architecture's name says; the rest is in the keys and tensors.
+    Args:
+        pairing: of RoPE; None: positions have learned embeddings.
+        options: fields of `DecoderConfig` that the architecture's name decides; the rest is in the keys and tensors.
     """
     if keys.integer("expert_count", 0, low=0):
         raise Unsupported(
@@ -102,14 +108,22 @@ def dense(keys: Keys, shapes: Shapes, *, pairing: RopePairing, qk_norm: bool = F
     value_length = keys.integer("attention.value_length", max(1, embedding_length // head_count))
     context_length = keys.integer("context_length")
     feed_forward_length = keys.integer("feed_forward_length")
+    feed_forward = options.get("feed_forward", DecoderConfig.feed_forward)
     # the lengths that size everything must be the tensors' own before anything is built from them
     _agree(keys, "embedding_length", embedding_length, shapes, "token_embd.weight", 1)
-    _agree(keys, "feed_forward_length", feed_forward_length, shapes, "blk.0.ffn_up.weight", 0)
+    rows = feed_forward_length * (2 if isinstance(feed_forward, FusedGated) else 1)
+    _agree(keys, "feed_forward_length", rows, shapes, "blk.0.ffn_up.weight", 0)
     _agree(keys, "attention.head_count x key_length", head_count * key_length, shapes, "blk.0.attn_q.weight", 0)
+    rows = head_count * key_length + head_count_kv * (key_length + value_length)
+    _agree(keys, "attention.head_count and head_count_kv x lengths", rows, shapes, "blk.0.attn_qkv.weight", 0)
     _agree(
         keys, "attention.head_count x value_length", head_count * value_length, shapes, "blk.0.attn_output.weight", 1
     )
-    return DecoderConfig(
+    if pairing is None:
+        _agree(keys, "context_length", context_length, shapes, "position_embd.weight", 0)
+    original = keys.integer("rope.scaling.original_context_length", context_length)
+    eps = "attention.layer_norm_epsilon" if options.get("layer_norm") else "attention.layer_norm_rms_epsilon"
+    values: dict[str, Any] = dict(
         architecture=keys.architecture,
         vocab_size=embedding[0],
         context_length=context_length,
@@ -120,24 +134,188 @@ def dense(keys: Keys, shapes: Shapes, *, pairing: RopePairing, qk_norm: bool = F
         head_count_kv=head_count_kv,
         key_length=key_length,
         value_length=value_length,
-        norm_eps=keys.number("attention.layer_norm_rms_epsilon", high=1e3),
-        rope=_rope(keys, key_length, context_length, pairing),
+        norm_eps=keys.number(eps, high=1e3),
+        rope=None if pairing is None else _rope(keys, key_length, context_length, pairing),
         attention_scale=keys.number("attention.scale", 0.0, high=1e6) or key_length**-0.5,
         windows=_windows(keys, block_count),
+        position_embd=pairing is None,
+        projection=Fused() if "blk.0.attn_qkv.weight" in shapes else Separate(),
+        rope_factors=original if "rope_factors_long.weight" in shapes else None,
         rope_freqs="rope_freqs.weight" in shapes,
-        attn_bias="blk.0.attn_q.bias" in shapes,
+        norm_bias="output_norm.bias" in shapes,
+        attn_bias="blk.0.attn_q.bias" in shapes or "blk.0.attn_qkv.bias" in shapes,
         attn_output_bias="blk.0.attn_output.bias" in shapes,
         ffn_bias="blk.0.ffn_up.bias" in shapes,
         output_bias="output.bias" in shapes,
-        qk_norm=qk_norm,
         tied_output="output.weight" not in shapes,
+    )
+    return DecoderConfig(**(values | options))
+
+
+def _optional_scale(keys: Keys, name: str) -> float | None:
+    """A number, or None where it is missing or 0, which stands for "not set"."""
+    return keys.number(name, 0.0, high=1e6) or None
+
+
+def _gemma(keys: Keys, shapes: Shapes, **options: Any) -> DecoderConfig:
+    """Gelu gates, embeddings times the root of their length. The norms' weights in the file have one added already."""
+    scale = keys.integer("embedding_length") ** 0.5
+    fields = dict(feed_forward=Gated("gelu_tanh"), embedding_scale=scale) | options
+    return decoder(keys, shapes, pairing=RopePairing.HALVES, **fields)
+
+
+def _of_27b(keys: Keys, blocks: int) -> dict[str, float]:
+    """Gemma's largest model scales scores by embedding and heads; no key says so, its number of blocks does."""
+    if keys.integer("block_count") != blocks:
+        return {}
+    per_head = max(1, keys.integer("embedding_length") // keys.integer("attention.head_count"))
+    return dict(attention_scale=per_head**-0.5)
+
+
+def _gemma2(keys: Keys, shapes: Shapes) -> DecoderConfig:
+    """Norms on both sides of each part, capped scores and logits, a window in every other block, the first included."""
+    return _gemma(
+        keys,
+        shapes,
+        attn_post_norm=True,
+        ffn_post_norm=True,
+        windows=_windows(keys, keys.integer("block_count"), default=4096, every=2),
+        attention_softcap=keys.number("attn_logit_softcapping", 50.0, high=1e6) or None,
+        output_softcap=keys.number("final_logit_softcapping", 30.0, high=1e6) or None,
+        **_of_27b(keys, 46),
     )
 
 
+def _gemma3(keys: Keys, shapes: Shapes) -> DecoderConfig:
+    """Gemma 2 with normalized queries and keys; five of six blocks have a window, and a RoPE of their own."""
+    base = _gemma(
+        keys,
+        shapes,
+        attn_post_norm=True,
+        ffn_post_norm=True,
+        qk_norm=QKNorm.HEAD,
+        windows=_windows(keys, keys.integer("block_count"), every=6),
+        output_softcap=_optional_scale(keys, "final_logit_softcapping"),
+        **_of_27b(keys, 62),
+    )
+    assert base.rope is not None
+    local = keys.number("rope.freq_base_swa", 10000.0, low=1.0 + 1e-6)
+    return replace(base, window_rope=replace(base.rope, base=local, factor=1.0, yarn=None))
+
+
+def _layer_normed(keys: Keys, shapes: Shapes, **options: Any) -> DecoderConfig:
+    return decoder(keys, shapes, layer_norm=True, **options)
+
+
+def _gptneox(keys: Keys, shapes: Shapes) -> DecoderConfig:
+    return _layer_normed(
+        keys,
+        shapes,
+        pairing=RopePairing.HALVES,
+        feed_forward=Plain("gelu"),
+        parallel=keys.flag("use_parallel_residual"),
+    )
+
+
+def _falcon(keys: Keys, shapes: Shapes) -> DecoderConfig:
+    """Both parts at once, from one norm or (40 B) from two."""
+    return _layer_normed(
+        keys,
+        shapes,
+        pairing=RopePairing.HALVES,
+        feed_forward=Plain("gelu"),
+        parallel=True,
+        ffn_norm=False,
+        attn_norm_2="blk.0.attn_norm_2.weight" in shapes,
+    )
+
+
+def _heads_normed(shapes: Shapes) -> QKNorm | None:
+    return QKNorm.HEADS if "blk.0.attn_q_norm.weight" in shapes else None
+
+
+def _stablelm(keys: Keys, shapes: Shapes) -> DecoderConfig:
+    """A file without `ffn_norm` is of a model whose parts work at once, from one norm (StableLM 2 12B)."""
+    ffn_norm = "blk.0.ffn_norm.weight" in shapes
+    return _layer_normed(
+        keys,
+        shapes,
+        pairing=RopePairing.HALVES,
+        ffn_norm=ffn_norm,
+        parallel=not ffn_norm,
+        qk_norm=_heads_normed(shapes),
+    )
+
+
+def _olmo2(keys: Keys, shapes: Shapes) -> DecoderConfig:
+    """Norms after each part alone, queries and keys normalized as whole rows. With a window (OLMo 3) three of four
+    blocks have it, and a RoPE that is not stretched."""
+    base = decoder(
+        keys,
+        shapes,
+        pairing=RopePairing.HALVES,
+        attn_norm=False,
+        ffn_norm=False,
+        attn_post_norm=True,
+        ffn_post_norm=True,
+        qk_norm=QKNorm.ROW,
+        windows=_windows(keys, keys.integer("block_count"), every=4),
+    )
+    assert base.rope is not None
+    local = keys.number("rope.freq_base_swa", base.rope.base, low=1.0 + 1e-6)
+    return replace(base, window_rope=replace(base.rope, base=local, factor=1.0, yarn=None, attention_factor=1.0))
+
+
+def _granite(keys: Keys, shapes: Shapes) -> DecoderConfig:
+    return decoder(
+        keys,
+        shapes,
+        pairing=RopePairing.INTERLEAVED,
+        embedding_scale=_optional_scale(keys, "embedding_scale") or 1.0,
+        residual_scale=_optional_scale(keys, "residual_scale") or 1.0,
+        output_scale=1.0 / (_optional_scale(keys, "logit_scale") or 1.0),
+    )
+
+
+def _command_r(keys: Keys, shapes: Shapes, **options: Any) -> DecoderConfig:
+    """Both parts at once from one norm without bias; logits are scaled."""
+    return _layer_normed(
+        keys,
+        shapes,
+        pairing=RopePairing.INTERLEAVED,
+        parallel=True,
+        ffn_norm=False,
+        qk_norm=_heads_normed(shapes),
+        output_scale=_optional_scale(keys, "logit_scale") or 1.0,
+        **options,
+    )
+
+
+def _cohere2(keys: Keys, shapes: Shapes) -> DecoderConfig:
+    """Command R with a window in three of four blocks; the others do not turn queries and keys."""
+    windows = _windows(keys, keys.integer("block_count"), every=4)
+    return _command_r(keys, shapes, windows=windows, global_rope=False)
+
+
+_HALVES, _INTERLEAVED = RopePairing.HALVES, RopePairing.INTERLEAVED
+
 ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture(partial(dense, pairing=RopePairing.INTERLEAVED)),
-    "qwen2": Architecture(partial(dense, pairing=RopePairing.HALVES)),
-    "qwen3": Architecture(partial(dense, pairing=RopePairing.HALVES, qk_norm=True)),
+    "llama": Architecture(partial(decoder, pairing=_INTERLEAVED)),
+    "qwen2": Architecture(partial(decoder, pairing=_HALVES)),
+    "qwen3": Architecture(partial(decoder, pairing=_HALVES, qk_norm=QKNorm.HEAD)),
+    "gemma": Architecture(_gemma),
+    "gemma2": Architecture(_gemma2),
+    "gemma3": Architecture(_gemma3),
+    "phi3": Architecture(partial(decoder, pairing=_HALVES, feed_forward=FusedGated())),
+    "gpt2": Architecture(partial(_layer_normed, pairing=None, feed_forward=Plain("gelu_tanh"))),
+    "gptneox": Architecture(_gptneox),
+    "falcon": Architecture(_falcon),
+    "starcoder2": Architecture(partial(_layer_normed, pairing=_HALVES, feed_forward=Plain("gelu_tanh"))),
+    "stablelm": Architecture(_stablelm),
+    "olmo2": Architecture(_olmo2),
+    "granite": Architecture(_granite),
+    "command-r": Architecture(_command_r),
+    "cohere2": Architecture(_cohere2),
 }
 
 

@@ -15,11 +15,11 @@ from flax import nnx
 
 from gguf_jax import ops
 from gguf_jax.formats import GGMLType
-from gguf_jax.models.config import DecoderConfig
+from gguf_jax.models.config import DecoderConfig, QKNorm
 from gguf_jax.nn import kv_cache
 from gguf_jax.nn.kv_cache import DEFAULT_CACHE_TYPE, CacheType, KVCache, cache_types
-from gguf_jax.nn.linear import Embedding, Linear, RMSNorm, gated, together
-from gguf_jax.nn.rope import RopePairing, rotation
+from gguf_jax.nn.linear import Embedding, LayerNorm, Linear, RMSNorm
+from gguf_jax.nn.rope import RopeConfig, RopePairing, rotation
 from gguf_jax.quantized_array import Weight
 
 Rotation = tuple[jax.Array, jax.Array]
@@ -28,7 +28,8 @@ Rows = tuple[Weight, Weight]
 
 
 class RopeFreqs(nnx.Module):
-    """The tensor `rope_freqs.weight [rope.dimension // 2]`: a divisor for every frequency (Llama 3)."""
+    """A tensor `[rope.dimension // 2]`, a divisor for every frequency: `rope_freqs.weight` (Llama 3), or one of
+    `rope_factors_long.weight` and `rope_factors_short.weight` (Phi 3)."""
 
     def __init__(self, pairs: int) -> None:
         self.weight: nnx.Variable = nnx.Param(jnp.ones(pairs))
@@ -40,62 +41,115 @@ class Block(nnx.Module):
     def __init__(self, config: DecoderConfig, index: int, *, rngs: nnx.Rngs | None) -> None:
         c = config
         self.config, self.window = config, config.windows[index]
-        self.attn_norm = RMSNorm(c.embedding_length, c.norm_eps)
-        self.attn_q = Linear(c.embedding_length, c.head_count * c.key_length, bias=c.attn_bias, rngs=rngs)
-        self.attn_k = Linear(c.embedding_length, c.head_count_kv * c.key_length, bias=c.attn_bias, rngs=rngs)
-        self.attn_v = Linear(c.embedding_length, c.head_count_kv * c.value_length, bias=c.attn_bias, rngs=rngs)
-        self.attn_q_norm = RMSNorm(c.key_length, c.norm_eps) if c.qk_norm else None
-        self.attn_k_norm = RMSNorm(c.key_length, c.norm_eps) if c.qk_norm else None
-        self.attn_output = Linear(c.head_count * c.value_length, c.embedding_length, bias=c.attn_output_bias, rngs=rngs)
-        self.ffn_norm = RMSNorm(c.embedding_length, c.norm_eps)
-        self.ffn_gate = Linear(c.embedding_length, c.feed_forward_length, bias=c.ffn_bias, rngs=rngs)
-        self.ffn_up = Linear(c.embedding_length, c.feed_forward_length, bias=c.ffn_bias, rngs=rngs)
-        self.ffn_down = Linear(c.feed_forward_length, c.embedding_length, bias=c.ffn_bias, rngs=rngs)
+        lengths = self._lengths()
+        layers = c.projection.layers(c.embedding_length, lengths, c.attn_bias, rngs)
+        layers |= c.feed_forward.layers(c.embedding_length, c.feed_forward_length, c.ffn_bias, rngs)
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+        self.attn_output = Linear(lengths[0] // c.key_length * c.value_length, c.embedding_length,
+                                  bias=c.attn_output_bias, rngs=rngs)  # fmt: skip
+        self.attn_q_norm = head_norm(c, c.head_count)
+        self.attn_k_norm = head_norm(c, c.head_count_kv)
+        self.attn_norm = norm(c) if c.attn_norm else None
+        self.attn_norm_2 = norm(c) if c.attn_norm_2 else None
+        self.post_attention_norm = norm(c) if c.attn_post_norm else None
+        self.ffn_norm = norm(c) if c.ffn_norm else None
+        self.post_ffw_norm = norm(c) if c.ffn_post_norm else None
+
+    def _lengths(self) -> tuple[int, int, int]:
+        """Elements of a position's queries, keys and values."""
+        c = self.config
+        return c.head_count * c.key_length, c.head_count_kv * c.key_length, c.head_count_kv * c.value_length
 
     def __call__(
         self,
         x: jax.Array,
         positions: jax.Array,
-        turn: Rotation,
+        turn: Rotation | None,
         past: Rows | None,
         span: int | None,
         precision: ops.Precision,
     ) -> tuple[jax.Array, Rows]:
         """`x [B, T, E]` -> `[B, T, E]` and this block's keys and values (the cache's, when there was one)."""
+        c = self.config
         with jax.named_scope("attention"):
-            attended, kv = self._attention(self.attn_norm(x), positions, turn, past, span, precision)
-            x = x + attended
+            normed = _by(self.attn_norm, x)
+            sees = normed if self.attn_norm_2 is None else self.attn_norm_2(x)
+            attended, kv = self._attention(sees, positions, turn, past, span, precision)
+            h = x + _scaled(_by(self.post_attention_norm, attended), c.residual_scale)
         with jax.named_scope("feed_forward"):
-            h = self.ffn_norm(x)
-            return x + self.ffn_down(gated(h, self.ffn_gate, self.ffn_up, precision), precision), kv
+            shared = c.parallel and self.ffn_norm is None
+            sees = normed if shared else _by(self.ffn_norm, x if c.parallel else h)
+            fed = _by(self.post_ffw_norm, c.feed_forward(self, sees, precision))
+            return h + _scaled(fed, c.residual_scale), kv
 
     def _attention(
         self,
         x: jax.Array,
         positions: jax.Array,
-        turn: Rotation,
+        turn: Rotation | None,
         past: Rows | None,
         span: int | None,
         precision: ops.Precision,
     ) -> tuple[jax.Array, Rows]:
         c = self.config
         batch, length, _ = x.shape
-        q, k, v = together(x, (self.attn_q, self.attn_k, self.attn_v), precision)
+        q, k, v = c.projection(self, x, self._lengths(), precision)
+        if c.qk_norm is QKNorm.ROW:
+            q, k = _by(self.attn_q_norm, q), _by(self.attn_k_norm, k)
         q = q.reshape(batch, length, c.head_count, c.key_length)
         k = k.reshape(batch, length, c.head_count_kv, c.key_length)
         v = v.reshape(batch, length, c.head_count_kv, c.value_length)
-        if self.attn_q_norm is not None and self.attn_k_norm is not None:
-            q, k = self.attn_q_norm(q), self.attn_k_norm(k)
-        q, k = ops.rotate((q, k), *turn, interleaved=c.rope.pairing is RopePairing.INTERLEAVED)
+        if c.qk_norm is not QKNorm.ROW:
+            q, k = _by(self.attn_q_norm, q), _by(self.attn_k_norm, k)
+        if turn is not None and c.rope is not None:
+            q, k = ops.rotate((q, k), *turn, interleaved=c.rope.pairing is RopePairing.INTERLEAVED)
         if past is None:
             kv = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # [B, T, G, D] -> [B, G, T, D]
             span = None
         else:
             kv = kv_cache.write(past[0], k, positions), kv_cache.write(past[1], v, positions)
         out = ops.attention(
-            q, *kv, positions, scale=c.attention_scale, window=self.window, span=span, precision=precision
+            q,
+            *kv,
+            positions,
+            scale=c.attention_scale,
+            softcap=c.attention_softcap,
+            window=self.window,
+            span=span,
+            precision=precision,
         )
         return self.attn_output(out.reshape(batch, length, c.head_count * c.value_length), precision), kv
+
+
+def norm(config: DecoderConfig, shape: tuple[int, ...] | None = None) -> RMSNorm | LayerNorm:
+    """A norm of the model's kind, over a row or over the last axis of `shape`."""
+    c = config
+    if c.layer_norm:
+        return LayerNorm(shape or (c.embedding_length,), c.norm_eps, bias=c.norm_bias and shape is None)
+    return RMSNorm(shape[-1] if shape else c.embedding_length, c.norm_eps)
+
+
+def head_norm(config: DecoderConfig, heads: int) -> RMSNorm | LayerNorm | None:
+    """What `heads` heads of queries or keys are normalized with, if they are."""
+    length = config.key_length
+    match config.qk_norm:
+        case None:
+            return None
+        case QKNorm.HEAD:
+            return norm(config, (length,))
+        case QKNorm.HEADS:
+            return norm(config, (heads, length))
+        case QKNorm.ROW:
+            return norm(config, (heads * length,))
+
+
+def _by(norm: RMSNorm | LayerNorm | None, x: jax.Array) -> jax.Array:
+    return x if norm is None else norm(x)
+
+
+def _scaled(x: jax.Array, scale: float) -> jax.Array:
+    return x if scale == 1 else x * scale
 
 
 @dataclass(eq=False)
@@ -123,9 +177,14 @@ class Decoder(nnx.Module):
         c = self.config = config
         self.companions: Companions | None = Companions()
         self.token_embd = Embedding(c.vocab_size, c.embedding_length, rngs=rngs)
-        self.rope_freqs = RopeFreqs(c.rope.dimension // 2) if c.rope_freqs else None
+        self.position_embd = Embedding(c.context_length, c.embedding_length, rngs=rngs) if c.position_embd else None
+        pairs = c.rope.dimension // 2 if c.rope else 0
+        self.rope_freqs = RopeFreqs(pairs) if c.rope_freqs else None
+        self.rope_factors_long, self.rope_factors_short = (
+            RopeFreqs(pairs) if c.rope_factors is not None else None for _ in range(2)
+        )
         self.blk = nnx.List([Block(c, i, rngs=rngs) for i in range(c.block_count)])
-        self.output_norm = RMSNorm(c.embedding_length, c.norm_eps)
+        self.output_norm = norm(c)
         untied = not c.tied_output
         self.output = Linear(c.embedding_length, c.vocab_size, bias=c.output_bias, rngs=rngs) if untied else None
 
@@ -211,31 +270,47 @@ class Decoder(nnx.Module):
             dtype: what activations are computed in. Norms, RoPE, softmax and sums stay float32.
             precision: of the products with weights and of attention, see `ops.Precision`.
         """
-        x, turn = self.start(tokens, positions, dtype)
+        x, turns = self.start(tokens, positions, dtype, None if cache is None else cache.k[0].shape[2])
         ks, vs = [], []
         for i, block in enumerate(self.blk):
             with jax.named_scope(f"blk.{i}"):
                 past = None if cache is None else (cache.k[i], cache.v[i])
-                x, (k, v) = block(x, positions, turn, past, span, precision)
+                x, (k, v) = block(x, positions, turns[i], past, span, precision)
             ks.append(k)
             vs.append(v)
         return self.output_norm(x), KVCache(tuple(ks), tuple(vs))
 
     def start(
-        self, tokens: jax.Array, positions: jax.Array, dtype: jax.typing.DTypeLike = jnp.float32
-    ) -> tuple[jax.Array, Rotation]:
-        """What the blocks begin with: `x [B, T, E]`, and what turns queries and keys at `positions [B, T]`."""
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        dtype: jax.typing.DTypeLike = jnp.float32,
+        length: int | None = None,
+    ) -> tuple[jax.Array, list[Rotation | None]]:
+        """What the blocks begin with: `x [B, T, E]`, and for each what turns queries and keys at `positions [B, T]`.
+
+        `length` is how long the sequences may become; default: T. What several blocks share is computed once.
+        """
+        c, freqs = self.config, self.rope_freqs
         with jax.named_scope("token_embd"):
-            x = self.token_embd(tokens, dtype)
-        factors = None if self.rope_freqs is None else self.rope_freqs.weight.get_value()
-        return x, rotation(self.config.rope, positions, factors)
+            x = _scaled(self.token_embd(tokens, dtype), c.embedding_scale)
+            if self.position_embd is not None:
+                x = x + self.position_embd(jnp.maximum(positions, 0), dtype)
+        if c.rope_factors is not None:
+            longer = (length or tokens.shape[1]) > c.rope_factors
+            freqs = self.rope_factors_long if longer else self.rope_factors_short
+        factors = None if freqs is None else freqs.weight.get_value()
+        ropes = [c.rope_of(i) for i in range(c.block_count)]
+        turns: dict[RopeConfig, Rotation] = {r: rotation(r, positions, factors) for r in ropes if r is not None}
+        return x, [None if rope is None else turns[rope] for rope in ropes]
 
     def logits(self, hidden: jax.Array, precision: ops.Precision = "exact") -> jax.Array:
         """`hidden [..., E]` -> float32 `[..., vocab]`."""
         with jax.named_scope("output"):
             output = self.token_embd.attend if self.output is None else self.output
-            y = output(hidden, precision)
-            return y.astype(jnp.float32)
+            y = _scaled(output(hidden, precision).astype(jnp.float32), self.config.output_scale)
+            cap = self.config.output_softcap
+            return y if cap is None else cap * jnp.tanh(y / cap)
 
     def make_cache(
         self, batch: int, length: int, cache_type: CacheType | tuple[CacheType, CacheType] = "f32"

@@ -71,3 +71,10 @@ class Keys:
         if not isinstance(value, np.ndarray) or value.shape != (count,) or value.dtype != bool:
             raise GGUFError(f"{key}: expected {count} booleans, found {shown(value)}")
         return tuple(bool(v) for v in value)
+
+    def flag(self, name: str) -> bool:
+        key, value = self._get(name)
+        if not isinstance(value, bool):
+            found = "no such key" if value is None else shown(value)
+            raise GGUFError(f"{key}: expected a boolean, found {found}")
+        return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -37,14 +37,20 @@ def together(x: jax.Array, layers: Sequence[Linear], precision: ops.Precision = 
     return tuple(layer.biased(y) for layer, y in zip(layers, products, strict=True))
 
 
-def gated(x: jax.Array, gate: Linear, up: Linear, precision: ops.Precision = "exact") -> jax.Array:
-    """`silu(gate(x)) * up(x)`, in one call where there are no biases."""
-    if gate.bias is None and up.bias is None:
+def gated(
+    x: jax.Array,
+    gate: Linear,
+    up: Linear,
+    precision: ops.Precision = "exact",
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.silu,
+) -> jax.Array:
+    """`activation(gate(x)) * up(x)`, in one call where that is silu and there are no biases."""
+    if activation is jax.nn.silu and gate.bias is None and up.bias is None:
         gate.observe(x)
         up.observe(x)
         return ops.gated_linear(x, gate.weight.get_value(), up.weight.get_value(), precision=precision)
     opened, raised = together(x, (gate, up), precision)
-    return jax.nn.silu(opened) * raised
+    return activation(opened) * raised
 
 
 class Embedding(nnx.Module):
@@ -70,3 +76,16 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return ops.rms_norm(x, self.weight.get_value(), eps=self.eps)
+
+
+class LayerNorm(nnx.Module):
+    """`ops.layer_norm` with a `weight` and an optional `bias`, `[features]` or `[heads, features]`."""
+
+    def __init__(self, shape: tuple[int, ...], eps: float, *, bias: bool) -> None:
+        self.weight: nnx.Variable = nnx.Param(jnp.ones(shape))
+        self.bias = nnx.Param(jnp.zeros(shape)) if bias else None
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        bias = None if self.bias is None else self.bias.get_value()
+        return ops.layer_norm(x, self.weight.get_value(), bias, eps=self.eps)

@@ -2,6 +2,7 @@
 
 from gguf_jax.ops.attention import attention, attention_spans
 from gguf_jax.ops.encode import encode
+from gguf_jax.ops.layer_norm import layer_norm
 from gguf_jax.ops.linear import gated_linear, linear, linears
 from gguf_jax.ops.precision import Precision
 from gguf_jax.ops.prepare import Memory, prepare, prepare_blocks
@@ -16,6 +17,7 @@ __all__ = [
     "attention_spans",
     "encode",
     "gated_linear",
+    "layer_norm",
     "linear",
     "linears",
     "prepare",

@@ -50,6 +50,49 @@ def rotate(head, position, rope, factors):
     return out
 
 
+def norm(c, p, name, x):
+    """The norm `name` of the last axes, or x where the model has none of that name."""
+    weight = p.get(f"{name}.weight")
+    if weight is None:
+        return x
+    if not c.layer_norm:
+        return rms_norm(x, weight, c.norm_eps)
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred * centred).mean(-1, keepdims=True) + c.norm_eps) * weight + p.get(
+        f"{name}.bias", 0.0
+    )
+
+
+ACTIVATIONS = {
+    "silu": silu,
+    "gelu": lambda x: x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+}
+
+
+def feed_forward(c, project, blk, x):
+    act, form = ACTIVATIONS[c.feed_forward.activation], type(c.feed_forward).__name__
+    up = project(f"{blk}.ffn_up", x)
+    if form == "Gated":
+        up = act(project(f"{blk}.ffn_gate", x)) * up
+    elif form == "FusedGated":
+        up = act(up[:, : c.feed_forward_length]) * up[:, c.feed_forward_length :]
+    else:
+        up = act(up)
+    return project(f"{blk}.ffn_down", up)
+
+
+def capped(x, cap):
+    return x if cap is None else cap * np.tanh(x / cap)
+
+
+def factors_of(c, p, length):
+    """Divisors of RoPE's frequencies."""
+    if c.rope_factors is None:
+        return p.get("rope_freqs.weight")
+    return p[f"rope_factors_{'long' if length > c.rope_factors else 'short'}.weight"]
+
+
 def logits(c: DecoderConfig, params: dict[str, np.ndarray], tokens: list[int]) -> np.ndarray:
     """float64 `[T, vocab]`."""
     p = {name: np.asarray(value, np.float64) for name, value in params.items()}
@@ -57,32 +100,55 @@ def logits(c: DecoderConfig, params: dict[str, np.ndarray], tokens: list[int]) -
     def project(name, x):
         return x @ p[f"{name}.weight"].T + p.get(f"{name}.bias", 0.0)
 
-    factors = p.get("rope_freqs.weight")
-    x = p["token_embd.weight"][list(tokens)]
+    factors = factors_of(c, p, len(tokens))
+    lengths = c.head_count * c.key_length, c.head_count_kv * c.key_length
+    x = p["token_embd.weight"][list(tokens)] * c.embedding_scale
+    if c.position_embd:
+        x = x + p["position_embd.weight"][: len(tokens)]
     for n in range(c.block_count):
         blk = f"blk.{n}"
-        h = rms_norm(x, p[f"{blk}.attn_norm.weight"], c.norm_eps)
-        q = project(f"{blk}.attn_q", h).reshape(len(tokens), c.head_count, c.key_length)
-        k = project(f"{blk}.attn_k", h).reshape(len(tokens), c.head_count_kv, c.key_length)
-        v = project(f"{blk}.attn_v", h).reshape(len(tokens), c.head_count_kv, c.value_length)
-        if c.qk_norm:
-            q = rms_norm(q, p[f"{blk}.attn_q_norm.weight"], c.norm_eps)
-            k = rms_norm(k, p[f"{blk}.attn_k_norm.weight"], c.norm_eps)
-        for t in range(len(tokens)):
-            for head in range(c.head_count):
-                q[t, head] = rotate(q[t, head], t, c.rope, factors)
-            for head in range(c.head_count_kv):
-                k[t, head] = rotate(k[t, head], t, c.rope, factors)
+        normed = norm(c, p, f"{blk}.attn_norm", x)
+        h = norm(c, p, f"{blk}.attn_norm_2", x) if c.attn_norm_2 else normed
+        if type(c.projection).__name__ == "Fused":
+            qkv = project(f"{blk}.attn_qkv", h)
+            q, k, v = qkv[:, : lengths[0]], qkv[:, lengths[0] : sum(lengths)], qkv[:, sum(lengths) :]
+        else:
+            q, k, v = (project(f"{blk}.attn_{name}", h) for name in "qkv")
+        whole = c.qk_norm is not None and c.qk_norm.value == "row"
+        if whole:
+            q, k = norm(c, p, f"{blk}.attn_q_norm", q), norm(c, p, f"{blk}.attn_k_norm", k)
+        q = q.reshape(len(tokens), c.head_count, c.key_length)
+        k = k.reshape(len(tokens), c.head_count_kv, c.key_length)
+        v = v.reshape(len(tokens), c.head_count_kv, c.value_length)
+        if not whole:
+            q, k = norm(c, p, f"{blk}.attn_q_norm", q), norm(c, p, f"{blk}.attn_k_norm", k)
+        rope = c.rope
+        if c.windows[n] is not None and c.window_rope is not None:
+            rope = c.window_rope
+        if c.windows[n] is None and not c.global_rope:
+            rope = None
+        if rope is not None:
+            q, k = q.copy(), k.copy()
+            for t in range(len(tokens)):
+                for head in range(c.head_count):
+                    q[t, head] = rotate(q[t, head], t, rope, factors)
+                for head in range(c.head_count_kv):
+                    k[t, head] = rotate(k[t, head], t, rope, factors)
         out = np.zeros((len(tokens), c.head_count, c.value_length))
         for t in range(len(tokens)):
             first = 0 if c.windows[n] is None else max(0, t - c.windows[n] + 1)
             for head in range(c.head_count):
                 group = head // (c.head_count // c.head_count_kv)
-                scores = k[first : t + 1, group] @ q[t, head] * c.attention_scale
+                scores = capped(k[first : t + 1, group] @ q[t, head] * c.attention_scale, c.attention_softcap)
                 weights = np.exp(scores - scores.max())
                 out[t, head] = weights / weights.sum() @ v[first : t + 1, group]
-        x = x + project(f"{blk}.attn_output", out.reshape(len(tokens), -1))
-        h = rms_norm(x, p[f"{blk}.ffn_norm.weight"], c.norm_eps)
-        x = x + project(f"{blk}.ffn_down", silu(project(f"{blk}.ffn_gate", h)) * project(f"{blk}.ffn_up", h))
-    x = rms_norm(x, p["output_norm.weight"], c.norm_eps)
-    return x @ p["token_embd.weight"].T if c.tied_output else project("output", x)
+        attended = norm(c, p, f"{blk}.post_attention_norm", project(f"{blk}.attn_output", out.reshape(len(tokens), -1)))
+        h = x + c.residual_scale * attended
+        if c.parallel:
+            sees = norm(c, p, f"{blk}.ffn_norm", x) if c.ffn_norm else normed
+        else:
+            sees = norm(c, p, f"{blk}.ffn_norm", h)
+        x = h + c.residual_scale * norm(c, p, f"{blk}.post_ffw_norm", feed_forward(c, project, blk, sees))
+    x = norm(c, p, "output_norm", x)
+    y = x @ p["token_embd.weight"].T if c.tied_output else project("output", x)
+    return capped(y * c.output_scale, c.output_softcap)

@@ -12,7 +12,10 @@ from flax import nnx
 
 import gguf_jax as gj
 from gguf_jax.checkpoint import tensors_of
+from gguf_jax.models.config import QKNorm
 from gguf_jax.nn import PackedParam, RopeConfig, RopePairing, YarnConfig, variable
+from gguf_jax.nn.feed_forward import FusedGated, Gated, Plain
+from gguf_jax.nn.projection import Fused
 from tests.models import reference
 from tests.support import EPS, random_weight, small_model
 
@@ -27,12 +30,34 @@ VARIANTS = {
     ),
     "rope_freqs": dict(rope_freqs=True),
     "biases": dict(attn_bias=True, attn_output_bias=True, ffn_bias=True, output_bias=True),
-    "qk norm": dict(qk_norm=True),
+    "qk norm": dict(qk_norm=QKNorm.HEAD),
     "tied": dict(tied_output=True),
     "no grouping": dict(head_count_kv=4),
     "one group": dict(head_count_kv=1),
     "odd head sizes": dict(key_length=8, value_length=6),
     "windows everywhere": dict(windows=(3, 1)),
+    "layer norms": dict(layer_norm=True, norm_bias=True),
+    "layer norms without bias": dict(layer_norm=True),
+    "norms on both sides": dict(attn_post_norm=True, ffn_post_norm=True),
+    "norms after": dict(attn_norm=False, ffn_norm=False, attn_post_norm=True, ffn_post_norm=True),
+    "parallel": dict(parallel=True),
+    "parallel, one norm": dict(parallel=True, ffn_norm=False),
+    "parallel, two norms": dict(layer_norm=True, norm_bias=True, parallel=True, ffn_norm=False, attn_norm_2=True),
+    "fused projection": dict(projection=Fused(), attn_bias=True, key_length=8, value_length=6),
+    "fused gates": dict(feed_forward=FusedGated()),
+    "plain feed-forward": dict(feed_forward=Plain("gelu"), ffn_bias=True),
+    "tanh": dict(feed_forward=Plain("gelu_tanh")),
+    "gelu gates": dict(feed_forward=Gated("gelu_tanh")),
+    "qk norm of heads": dict(qk_norm=QKNorm.HEADS, layer_norm=True),
+    "qk norm of rows": dict(qk_norm=QKNorm.ROW),
+    "positions": dict(rope=None, position_embd=True),
+    "a RoPE for windows": dict(window_rope=RopeConfig(8, 100.0, RopePairing.INTERLEAVED)),
+    "RoPE in windows alone": dict(global_rope=False),
+    "long factors": dict(rope_factors=4),
+    "short factors": dict(rope_factors=32),
+    "capped scores": dict(attention_softcap=2.0),
+    "capped logits": dict(output_softcap=3.0),
+    "scales": dict(embedding_scale=3.0, residual_scale=0.4, output_scale=0.25),
 }
 TOKENS = np.random.default_rng(0).integers(0, 97, 13).tolist()
 

@@ -20,6 +20,7 @@ def attention(
     positions: jax.Array,
     *,
     scale: float,
+    softcap: float | None = None,
     window: int | None = None,
     span: int | None = None,
     precision: Precision = "exact",
@@ -34,6 +35,7 @@ def attention(
         v: `[B, G, S, Dv]`.
         positions: int32 `[B, T]`; a negative one marks padding, whose result is finite and means nothing.
         scale: factor on q.k.
+        softcap: c, so that a score s becomes `c tanh(s / c)`; None: it stays.
         window: a query at p sees keys in `(p - window, p]`; None: all of `[0, p]`.
         span: static, a promise that all positions are below it, so that no key behind it need be looked at; `spans`
             says which are worth a program of their own. None: the whole cache.
@@ -62,11 +64,13 @@ def attention(
         raise ValueError(f"attention: expected a window of at least 1, found {window}")
     if span is not None and not 1 <= span <= slots:
         raise ValueError(f"attention: expected a span from 1 to the cache's {slots}, found {span}")
-    options = dict(scale=scale, window=window, span=span, precision=known("attention", precision))
+    options = dict(scale=scale, softcap=softcap, window=window, span=span, precision=known("attention", precision))
     return run("attention", IMPLEMENTATIONS, implementation, q, k, v, positions, **options)
 
 
-def attention_spans(k: Weight, v: Weight, *, implementation: str | None = None) -> tuple[int, ...]:
+def attention_spans(
+    k: Weight, v: Weight, *, softcap: float | None = None, implementation: str | None = None
+) -> tuple[int, ...]:
     """Values of `span` to compile `attention` over this cache for, ascending; the last is the whole cache.
 
     A caller takes the first one that its positions are below. Where an implementation stops by itself at the end of a
@@ -74,5 +78,6 @@ def attention_spans(k: Weight, v: Weight, *, implementation: str | None = None) 
 
     Args:
         k, v: the cache of one layer, or its shapes and dtypes (`jax.eval_shape`).
+        softcap: as `attention` will be given it.
     """
-    return run("attention", SPANS, implementation, k, v)
+    return run("attention", SPANS, implementation, k, v, softcap=softcap)

@@ -29,6 +29,7 @@ def attention(
     positions: jax.Array,
     *,
     scale: float,
+    softcap: float | None,
     window: int | None,
     span: int | None,
     precision: Precision,
@@ -38,6 +39,7 @@ def attention(
     Raises:
         Unsupported: the library is not there, the arrays are not on one CPU, or of types that the kernels do not take.
     """
+    _check_softcap(softcap)
     ffi_target(TARGET)
     check_placement("attention", q, k, v, positions)
     if q.dtype not in FLOAT_TYPES or positions.dtype != jnp.int32:
@@ -50,8 +52,14 @@ def attention(
     return _attention(float(scale), None if window is None else int(window), precision == "fast", q, k, v, positions)
 
 
-def spans(k: Weight, v: Weight) -> tuple[int, ...]:
+def _check_softcap(softcap: float | None) -> None:
+    if softcap is not None:
+        raise Unsupported("attention: native kernels do not cap scores")
+
+
+def spans(k: Weight, v: Weight, *, softcap: float | None = None) -> tuple[int, ...]:
     """The whole cache alone: its kernels stop by themselves where a query's sight ends."""
+    _check_softcap(softcap)
     ffi_target(TARGET)
     if jax.default_backend() != "cpu":  # k and v may be shapes alone, which lie nowhere
         raise Unsupported(f"attention: native kernels run on the CPU, the default backend is {jax.default_backend()}")

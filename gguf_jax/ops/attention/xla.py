@@ -22,6 +22,7 @@ def attention(
     positions: jax.Array,
     *,
     scale: float,
+    softcap: float | None = None,
     window: int | None,
     span: int | None,
     precision: Precision = "exact",
@@ -41,7 +42,10 @@ def attention(
     seen = ahead >= 0
     if window is not None:
         seen &= ahead < window
-    scores = jnp.where(seen[:, None, None], scores * scale, MASKED)
+    scores = scores * scale
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    scores = jnp.where(seen[:, None, None], scores, MASKED)
     weights = jax.nn.softmax(scores, axis=-1)
     out = jnp.einsum(
         "bghts,bgsd->btghd",
@@ -53,7 +57,7 @@ def attention(
     return out.reshape(batch, length, heads, v.shape[-1]).astype(dtype)
 
 
-def spans(k: Weight, v: Weight) -> tuple[int, ...]:
+def spans(k: Weight, v: Weight, *, softcap: float | None = None) -> tuple[int, ...]:
     """Doublings: work grows with the span, so that a short sequence in a long cache wants a short one."""
     slots = k.shape[2]
     lengths = [MIN_SPAN]

@@ -1,0 +1,167 @@
+"""A small model of every architecture: its configuration, written out, and the metadata that a file of it has.
+
+What the two say must be the same: `config_of` is held to that. Sizes are odd where an architecture lets them be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gguf_jax.models import DecoderConfig
+from gguf_jax.models.config import QKNorm
+from gguf_jax.nn import RopeConfig, RopePairing
+from gguf_jax.nn.feed_forward import FusedGated, Gated, Plain
+from gguf_jax.nn.projection import Fused
+from tests.support import small_config
+
+HALVES, INTERLEAVED = RopePairing.HALVES, RopePairing.INTERLEAVED
+SCALE = 8**-0.5
+"""Of scores, heads being 8 long."""
+
+LAYER_NORM = dict(layer_norm=True, norm_bias=True)
+BIASES = dict(attn_bias=True, attn_output_bias=True, ffn_bias=True)
+PLAIN_WINDOWS = dict(windows=(None, None))
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model: `config` says how it differs from `small_config`, `keys` what its file says beside lengths."""
+
+    architecture: str
+    config: dict[str, Any]
+    keys: dict[str, Any] = field(default_factory=dict)
+
+    def make(self, **changes: Any) -> DecoderConfig:
+        """Its configuration; `changes` are of a model of another vocabulary, say."""
+        values = dict(architecture=self.architecture, context_length=256) | PLAIN_WINDOWS | self.config
+        return small_config(**(values | changes))
+
+    def metadata(self, config: DecoderConfig) -> Mapping[str, Any]:
+        """The keys of a file of a model with this configuration."""
+        return {f"{self.architecture}.{name}": value for name, value in _lengths(config)} | {
+            "general.architecture": self.architecture,
+            **{f"{self.architecture}.{name}": value for name, value in self.keys.items()},
+        }
+
+
+def _lengths(c: DecoderConfig) -> Iterator[tuple[str, Any]]:
+    yield "block_count", c.block_count
+    yield "context_length", c.context_length
+    yield "embedding_length", c.embedding_length
+    yield "feed_forward_length", c.feed_forward_length
+    yield "attention.head_count", c.head_count
+    yield "attention.head_count_kv", c.head_count_kv
+    yield f"attention.layer_norm_{'' if c.layer_norm else 'rms_'}epsilon", c.norm_eps
+    if c.rope is not None:
+        yield "rope.dimension_count", c.rope.dimension
+        yield "rope.freq_base", c.rope.base
+
+
+def _rope(pairing: RopePairing, dimension: int = 8, base: float = 1e4, **options: Any) -> RopeConfig:
+    return RopeConfig(dimension, base, pairing, **options)
+
+
+def _windows(count: int, every: int, window: int = 5) -> tuple[int | None, ...]:
+    return tuple(None if (i + 1) % every == 0 else window for i in range(count))
+
+
+GEMMA: dict[str, Any] = dict(
+    rope=_rope(HALVES), feed_forward=Gated("gelu_tanh"), embedding_scale=32**0.5, tied_output=True
+)
+BOTH_NORMS = dict(attn_post_norm=True, ffn_post_norm=True)
+COMMAND: dict[str, Any] = dict(
+    rope=_rope(INTERLEAVED), layer_norm=True, parallel=True, ffn_norm=False, output_scale=0.25, tied_output=True
+)
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family("llama", dict(rope=_rope(INTERLEAVED))),
+    "llama, long factors": Family(
+        "llama",
+        dict(rope=_rope(INTERLEAVED), rope_factors=64),
+        {"rope.scaling.type": "longrope", "rope.scaling.original_context_length": 64},
+    ),
+    "qwen2": Family("qwen2", dict(rope=_rope(HALVES), attn_bias=True)),
+    "qwen3": Family("qwen3", dict(rope=_rope(HALVES), qk_norm=QKNorm.HEAD)),
+    "gemma": Family("gemma", GEMMA),
+    "gemma2": Family(
+        "gemma2",
+        GEMMA | BOTH_NORMS | dict(windows=(5, None), attention_softcap=50.0, output_softcap=30.0),
+        {"attention.sliding_window": 5, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    ),
+    "gemma3": Family(
+        "gemma3",
+        GEMMA
+        | BOTH_NORMS
+        | dict(block_count=7, windows=_windows(7, 6), qk_norm=QKNorm.HEAD)
+        | dict(rope=_rope(HALVES, base=1e6, factor=8.0), window_rope=_rope(HALVES)),
+        {"attention.sliding_window": 5, "rope.scaling.type": "linear", "rope.scaling.factor": 8.0},
+    ),
+    "phi3": Family("phi3", dict(rope=_rope(HALVES), projection=Fused(), feed_forward=FusedGated())),
+    "phi3, long factors": Family(
+        "phi3",
+        dict(rope=_rope(HALVES, attention_factor=1.2), projection=Fused(), feed_forward=FusedGated(), rope_factors=64),
+        {"rope.scaling.original_context_length": 64, "rope.scaling.attn_factor": 1.2},
+    ),
+    "gpt2": Family(
+        "gpt2",
+        LAYER_NORM
+        | BIASES
+        | dict(rope=None, position_embd=True, head_count_kv=4, projection=Fused(), feed_forward=Plain("gelu_tanh")),
+    ),
+    "gptneox": Family(
+        "gptneox",
+        LAYER_NORM
+        | BIASES
+        | dict(rope=_rope(HALVES, 4), head_count_kv=4, projection=Fused(), feed_forward=Plain("gelu"), parallel=True),
+        {"use_parallel_residual": True},
+    ),
+    "gptneox, one after the other": Family(
+        "gptneox",
+        LAYER_NORM
+        | BIASES
+        | dict(rope=_rope(HALVES, 4), head_count_kv=4, projection=Fused(), feed_forward=Plain("gelu")),
+        {"use_parallel_residual": False},
+    ),
+    "falcon": Family(
+        "falcon",
+        LAYER_NORM
+        | dict(rope=_rope(HALVES), head_count_kv=1, projection=Fused(), feed_forward=Plain("gelu"))
+        | dict(parallel=True, ffn_norm=False),
+    ),
+    "falcon, two norms": Family(
+        "falcon",
+        LAYER_NORM
+        | dict(rope=_rope(HALVES), projection=Fused(), feed_forward=Plain("gelu"))
+        | dict(parallel=True, ffn_norm=False, attn_norm_2=True),
+    ),
+    "starcoder2": Family("starcoder2", LAYER_NORM | BIASES | dict(rope=_rope(HALVES), feed_forward=Plain("gelu_tanh"))),
+    "stablelm": Family("stablelm", LAYER_NORM | dict(rope=_rope(HALVES, 2), attn_bias=True)),
+    "stablelm, parallel": Family(
+        "stablelm", LAYER_NORM | dict(rope=_rope(HALVES, 2), parallel=True, ffn_norm=False, qk_norm=QKNorm.HEADS)
+    ),
+    "olmo2": Family(
+        "olmo2", BOTH_NORMS | dict(rope=_rope(HALVES), attn_norm=False, ffn_norm=False, qk_norm=QKNorm.ROW)
+        | dict(window_rope=_rope(HALVES)),
+    ),
+    "olmo2, windows": Family(
+        "olmo2",
+        BOTH_NORMS
+        | dict(rope=_rope(HALVES, factor=4.0), attn_norm=False, ffn_norm=False, qk_norm=QKNorm.ROW)
+        | dict(block_count=5, windows=_windows(5, 4), window_rope=_rope(HALVES)),
+        {"attention.sliding_window": 5, "rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
+    ),
+    "granite": Family(
+        "granite",
+        dict(rope=_rope(INTERLEAVED), embedding_scale=6.0, residual_scale=0.25, output_scale=0.125, tied_output=True)
+        | dict(attention_scale=0.1),
+        {"embedding_scale": 6.0, "residual_scale": 0.25, "logit_scale": 8.0, "attention.scale": 0.1},
+    ),
+    "command-r": Family("command-r", COMMAND, {"logit_scale": 0.25}),
+    "cohere2": Family(
+        "cohere2",
+        COMMAND | dict(block_count=5, windows=_windows(5, 4), global_rope=False),
+        {"logit_scale": 0.25, "attention.sliding_window": 5},
+    ),
+}  # fmt: skip
