@@ -52,7 +52,7 @@ def without_blocks(model: Decoder) -> Decoder:
 
 @partial(jax.jit, static_argnames=("spec",))
 def start(leaves: Leaves, inputs: jax.Array, *, spec: Spec) -> tuple[jax.Array, list[Rotation | None]]:
-    """int32 `inputs [B, T]` -> what the first block is given, `[B, T, E]`, and what turns each block's queries and keys."""
+    """int32 `inputs [B, T]` -> what the first block is given, `[B, T, E]`, and what turns queries and keys in each."""
     return spec.model(leaves).start(inputs, _positions(inputs), spec.dtype)
 
 
