@@ -13,6 +13,7 @@ from gguf_jax.evals import stages
 from gguf_jax.evals.kl_divergence import kl_divergence
 from gguf_jax.evals.sensitivity import MIB, sensitivities, sensitivity
 from gguf_jax.formats import FORMATS, GGMLType
+from gguf_jax.models.config import QKNorm
 from gguf_jax.nn import RopeConfig, RopePairing
 from gguf_jax.quantized_array import QuantizedArray
 from tests.evals.reference import mean, noise
@@ -23,7 +24,10 @@ CTX = 12
 MODELS = {
     "a window": ("llama", {}),
     "tied output, biases": ("qwen2", dict(tied_output=True, attn_bias=True, windows=(5, None))),
-    "norms of heads, frequencies": ("qwen3", dict(qk_norm=True, rope_freqs=True, ffn_bias=True, output_bias=True)),
+    "norms of heads, frequencies": (
+        "qwen3",
+        dict(qk_norm=QKNorm.HEAD, rope_freqs=True, ffn_bias=True, output_bias=True),
+    ),
 }
 
 
