@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import ml_dtypes
@@ -75,6 +76,12 @@ def write_model(path: Path) -> None:
             for name, shape in shapes.items()
         }
         gj.write(path, metadata, tensors)
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs leave beside their results, locks above all, goes with the test."""
+    monkeypatch.setattr(tempfile, "tempdir", os.fspath(tmp_path))
 
 
 @pytest.fixture(scope="session")
