@@ -21,7 +21,8 @@ print(json.dumps([timings.compiled, before, jax.config.jax_compilation_cache_dir
 
 
 def environment(**variables):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION_CACHE")}
+    of_jax = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(of_jax)}
     return {**kept, **{name: str(value) for name, value in variables.items()}}
 
 
