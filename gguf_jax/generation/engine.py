@@ -83,7 +83,7 @@ class Engine:
         self.batch_size = _bucket(batch_size, MIN_CHUNK, 2**30)
         self.cache_type = cache_types(model.cache_type if cache_type is None else cache_type)
         layer = jax.eval_shape(partial(model.make_cache, 1, self.ctx_size, self.cache_type))
-        self._spans = ops.attention_spans(layer.k[0], layer.v[0], softcap=model.config.attention_softcap)
+        self._spans = ops.attention_spans(layer.k[0], layer.v[0])
         self.on_prefill = on_prefill
         self._spec, self._leaves = steps.split(model, dtype, precision)
         self._run: object = None  # the generation that may touch the cache: the last one begun

@@ -51,7 +51,7 @@ FAST_CASES = (
 )
 
 
-def reference(q, k, v, positions, scale, window):
+def reference(q, k, v, positions, scale, window, softcap=None, sinks=None):
     """Softmax attention, written out."""
     q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
     out = np.zeros((*q.shape[:3], v.shape[3]))
@@ -59,8 +59,11 @@ def reference(q, k, v, positions, scale, window):
         p, g = positions[b, t], h // (q.shape[2] // k.shape[1])
         low = 0 if window is None else max(0, p - window + 1)
         scores = k[b, g, low : p + 1] @ q[b, t, h] * scale
-        weights = np.exp(scores - scores.max())
-        out[b, t, h] = weights @ v[b, g, low : p + 1] / weights.sum()
+        scores = scores if softcap is None else softcap * np.tanh(scores / softcap)
+        most = scores.max() if sinks is None else max(scores.max(), sinks[h])
+        weights = np.exp(scores - most)
+        share = weights.sum() + (0 if sinks is None else np.exp(sinks[h] - most))
+        out[b, t, h] = weights @ v[b, g, low : p + 1] / share
     return out
 
 
@@ -311,6 +314,10 @@ def test_shapes_that_do_not_fit():
     good = partial(attention, q[:, :, :2], k, k, jnp.zeros((1, 2), jnp.int32), scale=1.0)
     with pytest.raises(ValueError, match="window of at least 1, found 0"):
         good(window=0)
+    with pytest.raises(ValueError, match=r"sinks of 2 heads, found \(3,\)"):
+        good(sinks=jnp.ones(3))
+    with pytest.raises(ValueError, match="softcap above 0, found 0"):
+        good(softcap=0.0)
     with pytest.raises(ValueError, match="exact or fast, found 'quick'"):
         good(precision="quick")
     with pytest.raises(ValueError, match="span from 1 to the cache's 5, found 6"):
@@ -341,13 +348,15 @@ def test_the_handler_checks_every_size():
     k = jnp.ones((2, 2, 5, 32))
     d, qs = jnp.ones((2, 2, 5, 1), jnp.float16), jnp.ones((2, 2, 5, 32), jnp.int8)
 
-    def call(q, positions, *planes, k_type=0, v_type=0, out=(2, 3, 4, 32), window=0, fast=False):
+    def call(q, positions, *planes, sinks=0, k_type=0, v_type=0, out=(2, 3, 4, 32), softcap=0, window=0, fast=False):
         numbers = dict(k_type=np.int64(k_type), v_type=np.int64(v_type), window=np.int64(window))
+        numbers |= dict(scale=np.float32(1), softcap=np.float32(softcap))
         run = jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(out, q.dtype))
-        return run(q, positions, *planes, scale=np.float32(1), fast=fast, **numbers).block_until_ready()
+        return run(q, positions, jnp.ones(sinks), *planes, fast=fast, **numbers).block_until_ready()
 
     assert np.isfinite(call(q, positions, k, k)).all()
     assert np.isfinite(call(q, positions, d, qs, k, k_type=8)).all()
+    assert np.isfinite(call(q, positions, k, k, sinks=4, softcap=2)).all()
     wrong = [
         (q[0], positions, k, k),
         (q, positions[:, :2], k, k),
@@ -373,6 +382,10 @@ def test_the_handler_checks_every_size():
         ((k, k), dict(k_type=-1)),
         ((k, k), dict(out=(2, 3, 4, 33))),
         ((k, k), dict(window=-1)),
+        ((k, k), dict(sinks=3)),
+        ((k, k), dict(sinks=(4, 1))),
+        ((k, k), dict(softcap=-1)),
+        ((k, k), dict(softcap=np.nan)),
     ]:
         with pytest.raises(jax.errors.JaxRuntimeError, match=r"F32\[2,3,4,32\] S32\[2,3\]|attention: expected"):
             call(q, positions, *operands, **options)

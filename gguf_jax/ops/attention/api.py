@@ -21,6 +21,7 @@ def attention(
     *,
     scale: float,
     softcap: float | None = None,
+    sinks: jax.Array | None = None,
     window: int | None = None,
     span: int | None = None,
     precision: Precision = "exact",
@@ -36,6 +37,8 @@ def attention(
         positions: int32 `[B, T]`; a negative one marks padding, whose result is finite and means nothing.
         scale: factor on q.k.
         softcap: c, so that a score s becomes `c tanh(s / c)`; None: it stays.
+        sinks: `[H]` float, for each head a score that takes its part of the softmax and has no value; None: there are
+            none.
         window: a query at p sees keys in `(p - window, p]`; None: all of `[0, p]`.
         span: static, a promise that all positions are below it, so that no key behind it need be looked at; `spans`
             says which are worth a program of their own. None: the whole cache.
@@ -60,17 +63,19 @@ def attention(
     ):
         shapes = f"q {q.shape}, k {tuple(k.shape)}, v {tuple(v.shape)} and positions {positions.shape}"
         raise ValueError(f"attention: {shapes} do not fit")
+    if sinks is not None and sinks.shape != (heads,):
+        raise ValueError(f"attention: expected sinks of {heads} heads, found {sinks.shape}")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"attention: expected a softcap above 0, found {softcap}")
     if window is not None and window < 1:
         raise ValueError(f"attention: expected a window of at least 1, found {window}")
     if span is not None and not 1 <= span <= slots:
         raise ValueError(f"attention: expected a span from 1 to the cache's {slots}, found {span}")
     options = dict(scale=scale, softcap=softcap, window=window, span=span, precision=known("attention", precision))
-    return run("attention", IMPLEMENTATIONS, implementation, q, k, v, positions, **options)
+    return run("attention", IMPLEMENTATIONS, implementation, q, k, v, positions, sinks, **options)
 
 
-def attention_spans(
-    k: Weight, v: Weight, *, softcap: float | None = None, implementation: str | None = None
-) -> tuple[int, ...]:
+def attention_spans(k: Weight, v: Weight, *, implementation: str | None = None) -> tuple[int, ...]:
     """Values of `span` to compile `attention` over this cache for, ascending; the last is the whole cache.
 
     A caller takes the first one that its positions are below. Where an implementation stops by itself at the end of a
@@ -78,6 +83,5 @@ def attention_spans(
 
     Args:
         k, v: the cache of one layer, or its shapes and dtypes (`jax.eval_shape`).
-        softcap: as `attention` will be given it.
     """
-    return run("attention", SPANS, implementation, k, v, softcap=softcap)
+    return run("attention", SPANS, implementation, k, v)

@@ -4,7 +4,7 @@ them."""
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ def attention(
     k: Weight,
     v: Weight,
     positions: jax.Array,
+    sinks: jax.Array | None = None,
     *,
     scale: float,
     softcap: float | None,
@@ -39,9 +40,8 @@ def attention(
     Raises:
         Unsupported: the library is not there, the arrays are not on one CPU, or of types that the kernels do not take.
     """
-    _check_softcap(softcap)
     ffi_target(TARGET)
-    check_placement("attention", q, k, v, positions)
+    check_placement("attention", q, k, v, positions, sinks)
     if q.dtype not in FLOAT_TYPES or positions.dtype != jnp.int32:
         raise Unsupported(
             f"attention: native kernels take q of float32, float16 or bfloat16 and int32 positions, found {q.dtype} "
@@ -49,17 +49,20 @@ def attention(
         )
     for rows in (k, v):
         _check(rows)
-    return _attention(float(scale), None if window is None else int(window), precision == "fast", q, k, v, positions)
+    form = Form(float(scale), None if softcap is None else float(softcap), None if window is None else int(window))
+    return _attention(form, precision == "fast", q, k, v, positions, sinks)
 
 
-def _check_softcap(softcap: float | None) -> None:
-    if softcap is not None:
-        raise Unsupported("attention: native kernels do not cap scores")
+class Form(NamedTuple):
+    """What is computed: the definition's own static arguments."""
+
+    scale: float
+    softcap: float | None
+    window: int | None
 
 
-def spans(k: Weight, v: Weight, *, softcap: float | None = None) -> tuple[int, ...]:
+def spans(k: Weight, v: Weight) -> tuple[int, ...]:
     """The whole cache alone: its kernels stop by themselves where a query's sight ends."""
-    _check_softcap(softcap)
     ffi_target(TARGET)
     if jax.default_backend() != "cpu":  # k and v may be shapes alone, which lie nowhere
         raise Unsupported(f"attention: native kernels run on the CPU, the default backend is {jax.default_backend()}")
@@ -76,27 +79,29 @@ def _check(rows: Weight) -> None:
         raise Unsupported(f"attention: native kernels read float32, float16 and bfloat16 caches, found {rows.dtype}")
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _attention(
-    scale: float, window: int | None, fast: bool, q: jax.Array, k: Weight, v: Weight, positions: jax.Array
+    form: Form, fast: bool, q: jax.Array, k: Weight, v: Weight, positions: jax.Array, sinks: jax.Array | None
 ) -> jax.Array:
     keys, values = operands_of(k), operands_of(v)
     out = jax.ShapeDtypeStruct((*q.shape[:3], v.shape[3]), q.dtype)
     return jax.ffi.ffi_call(ffi_target(TARGET), out, vmap_method="sequential")(
         q,
         positions,
+        jnp.zeros(0, jnp.float32) if sinks is None else sinks.astype(jnp.float32),
         *keys.buffers,
         *values.buffers,
         k_type=np.int64(keys.type),
         v_type=np.int64(values.type),
-        scale=np.float32(scale),
-        window=np.int64(window or 0),
+        scale=np.float32(form.scale),
+        softcap=np.float32(form.softcap or 0),
+        window=np.int64(form.window or 0),
         fast=fast,
     )
 
 
 @_attention.defjvp
-def _attention_jvp(scale: float, window: int | None, fast: bool, primals: Any, tangents: Any) -> Any:
+def _attention_jvp(form: Form, fast: bool, primals: Any, tangents: Any) -> Any:
     """The result as computed, with the derivative of its definition."""
-    _, tangent = jax.jvp(partial(xla.attention, scale=scale, window=window, span=None), primals, tangents)
-    return _attention(scale, window, fast, *primals), tangent
+    _, tangent = jax.jvp(partial(xla.attention, **form._asdict(), span=None), primals, tangents)
+    return _attention(form, fast, *primals), tangent

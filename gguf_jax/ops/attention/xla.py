@@ -20,6 +20,7 @@ def attention(
     k: Weight,
     v: Weight,
     positions: jax.Array,
+    sinks: jax.Array | None = None,
     *,
     scale: float,
     softcap: float | None = None,
@@ -46,7 +47,10 @@ def attention(
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     scores = jnp.where(seen[:, None, None], scores, MASKED)
-    weights = jax.nn.softmax(scores, axis=-1)
+    if sinks is not None:
+        sink = sinks.astype(jnp.float32).reshape(1, groups, heads // groups, 1, 1)
+        scores = jnp.concatenate([scores, jnp.broadcast_to(sink, (*scores.shape[:-1], 1))], axis=-1)
+    weights = jax.nn.softmax(scores, axis=-1)[..., :slots]
     out = jnp.einsum(
         "bghts,bgsd->btghd",
         weights.astype(q.dtype),
@@ -57,7 +61,7 @@ def attention(
     return out.reshape(batch, length, heads, v.shape[-1]).astype(dtype)
 
 
-def spans(k: Weight, v: Weight, *, softcap: float | None = None) -> tuple[int, ...]:
+def spans(k: Weight, v: Weight) -> tuple[int, ...]:
     """Doublings: work grows with the span, so that a short sequence in a long cache wants a short one."""
     slots = k.shape[2]
     lengths = [MIN_SPAN]

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from gguf_jax.ops.implementation import run
-from gguf_jax.ops.layer_norm import xla
+from gguf_jax.ops.layer_norm import native, xla
 
-IMPLEMENTATIONS = {"xla": xla.layer_norm}
+IMPLEMENTATIONS = {"native": native.layer_norm, "xla": xla.layer_norm}
 
 
 def layer_norm(

@@ -23,8 +23,10 @@ struct Attention {
     Rows k, v;
     const int32_t* positions;  // [B, T]
     float scale;
-    int64_t window;  // 0: none
-    bool fast;       // weights and values may be rounded to bfloat16
+    float softcap;       // c: scores become c tanh(s / c); 0: they stay
+    const float* sinks;  // [H], a score that takes its part of the softmax and has no value; null: none
+    int64_t window;      // 0: none
+    bool fast;           // weights and values may be rounded to bfloat16
 
     int64_t shared() const { return heads / groups; }  // heads that read the same keys
     // Keys that a query at `position` sees: [first, end), empty for padding, within the cache whatever `position` is.

@@ -198,9 +198,12 @@ struct Soften {
     int pair, end;  // of keys
     F32 now[2], total[2];
 
-    Soften(Fast& rows, int64_t at, float* s, uint16_t* w)
+    Soften(const Attention& a, Fast& rows, int64_t at, float* s, uint16_t* w)
         : q(rows), scores(s), weights(w), pair(rows.from(at) * 16), end(rows.to(at) * 16) {
         const int first = 2 * pair, last = 2 * end;
+        const Cap cap(a.softcap * LOG2_E);
+        for (int i = at_key(first, 0); i < at_key(last, 0) && a.softcap > 0; i += 16)
+            store_f32(s + i, cap(load_f32(s + i)));
         // only where some of the queries do not see all
         hide(at, first, static_cast<int>(std::clamp<int64_t>(q.all_begin - at, first, last)), s);
         hide(at, static_cast<int>(std::clamp<int64_t>(q.all_end - at, first, last)), last, s);
@@ -344,7 +347,8 @@ template <bool LOW> void fast_block_of(const Attention& a, int64_t b, int64_t g,
             const int64_t n = i * FAST_ROWS + r, t = (row + n) / shared, head = g * shared + (row + n) % shared;
             const int32_t p = n < rows ? a.positions[b * a.length + t] : -1;
             f.firsts[r] = static_cast<int32_t>(a.first(p)), f.positions[r] = p < 0 ? -1 : p;
-            f.most[r] = LOWEST, f.sums[r] = 0.0f;
+            const bool sinks = a.sinks && n < rows;  // as in `block`
+            f.most[r] = sinks ? a.sinks[head] * LOG2_E : LOWEST, f.sums[r] = sinks ? 1.0f : 0.0f;
             if (p >= 0) {
                 f.begin = std::min(f.begin, a.first(p)), f.end = std::max(f.end, a.end(p));
                 f.all_begin = std::max(f.all_begin, a.first(p)), f.all_end = std::min(f.all_end, a.end(p));
@@ -380,7 +384,7 @@ template <bool LOW> void fast_block_of(const Attention& a, int64_t b, int64_t g,
         if (i < parts) fast_scores<LOW>(fast[i], at, high, low, depth, scores[turn], [] {});
         while (i < parts) {
             // one queries' softmax runs beside the next ones' products, which leave the vector units idle
-            Soften soften(fast[i], at, scores[turn], weights);
+            Soften soften(a, fast[i], at, scores[turn], weights);
             const int64_t then = seen(i + 1);
             turn ^= 1;
             if (then < parts) {

@@ -136,17 +136,17 @@ bool rows_of(ffi::RemainingArgs args, size_t& next, int64_t type, const Attentio
 }
 
 ffi::Error handle(
-    ffi::AnyBuffer q, ffi::AnyBuffer positions, ffi::RemainingArgs planes, ffi::Result<ffi::AnyBuffer> out,
-    int64_t k_type, int64_t v_type, float scale, int64_t window, bool fast) {
+    ffi::AnyBuffer q, ffi::AnyBuffer positions, ffi::AnyBuffer sinks, ffi::RemainingArgs planes,
+    ffi::Result<ffi::AnyBuffer> out, int64_t k_type, int64_t v_type, float scale, float softcap, int64_t window, bool fast) {
     Attention a{};
-    std::string found = shape(q) + " " + shape(positions);
+    std::string found = shape(q) + " " + shape(positions) + " " + shape(sinks);
     const auto refuse = [&] {
         return ffi::Error::InvalidArgument(
-            "attention: expected q [B,T,H,D], positions s32[B,T], k [B,G,S,D], v [B,G,S,Dv] and a result [B,T,H,Dv], "
+            "attention: expected q [B,T,H,D], positions s32[B,T], sinks f32[H] or f32[0], k [B,G,S,D], v [B,G,S,Dv] and a result [B,T,H,Dv], "
             "G dividing H, found " + found + " -> " + shape(*out));
     };
     const auto sizes = q.dimensions();
-    if (sizes.size() != 4 || planes.size() < 2 || window < 0) return refuse();
+    if (sizes.size() != 4 || planes.size() < 2 || window < 0 || !(softcap >= 0)) return refuse();
     ffi::AnyBuffer first = *planes.get<ffi::AnyBuffer>(0);
     if (first.dimensions().size() != 4) return refuse();
     a.batch = sizes[0], a.length = sizes[1], a.heads = sizes[2];
@@ -155,13 +155,16 @@ ffi::Error handle(
     if (!rows_of(planes, next, k_type, a, a.k, found) || !rows_of(planes, next, v_type, a, a.v, found)) return refuse();
     a.q_type = float_type(q.element_type());
     if (next != planes.size() || a.q_type < 0 || a.k.depth != sizes[3] || a.groups < 1 || a.heads % a.groups ||
-        a.slots > INT32_MAX || !is(positions, ffi::DataType::S32, {a.batch, a.length}) ||
+        a.slots > INT32_MAX ||
+        !(is(sinks, ffi::DataType::F32, {a.heads}) || is(sinks, ffi::DataType::F32, {0})) ||
+        !is(positions, ffi::DataType::S32, {a.batch, a.length}) ||
         !is(*out, q.element_type(), {a.batch, a.length, a.heads, a.v.depth}))
         return refuse();
     if (out->element_count() == 0) return ffi::Error::Success();
     a.q = q.untyped_data(), a.out = out->untyped_data();
     a.positions = static_cast<const int32_t*>(positions.untyped_data());
-    a.scale = scale, a.window = window, a.fast = fast;
+    a.scale = scale, a.softcap = softcap, a.window = window, a.fast = fast;
+    a.sinks = sinks.element_count() ? static_cast<const float*>(sinks.untyped_data()) : nullptr;
     try {
         attention(a);
     } catch (const std::bad_alloc&) {
@@ -179,11 +182,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
     xla::ffi::Ffi::Bind()
         .Arg<xla::ffi::AnyBuffer>()
         .Arg<xla::ffi::AnyBuffer>()
+        .Arg<xla::ffi::AnyBuffer>()
         .RemainingArgs()
         .Ret<xla::ffi::AnyBuffer>()
         .Attr<int64_t>("k_type")
         .Attr<int64_t>("v_type")
         .Attr<float>("scale")
+        .Attr<float>("softcap")
         .Attr<int64_t>("window")
         .Attr<bool>("fast"));
 #pragma GCC visibility pop

@@ -35,19 +35,29 @@ constexpr float LEAST_SUM = 1e-30f;
 
 inline int64_t padded(int64_t depth) { return (depth + 15) / 16 * 16; }
 
-// 2^x for x <= 0, relative error under 1e-7; exactly 0 below 2^-126. A NaN stays one.
-inline F32 exp2_negative(F32 x) {
+// 2^(n + f) = 2^n (1 + f p) with an integer n and f in [-1/2, 1/2].
+struct Exp2 {
+    F32 scale, f, p;  // 2^n, f, p
+};
+
+// Of x <= 0, relative error under 1e-7; what is below -127 counts as that, where 2^n is exactly 0. A NaN stays one.
+inline Exp2 exp2_parts(F32 x) {
     x = max(f32_set1(-127.0f), x);
     I32 n = round_i32(x);
-    F32 f = sub(x, to_f32(n));  // in [-1/2, 1/2]; the polynomial is a minimax fit of degree 6 there
+    F32 f = sub(x, to_f32(n));  // the polynomial is a minimax fit of degree 6
     F32 p = f32_set1(0x1.41fbbcp-13f);
     p = fma(p, f, f32_set1(0x1.5f3e54p-10f));
     p = fma(p, f, f32_set1(0x1.3b2d4cp-7f));
     p = fma(p, f, f32_set1(0x1.c6aee8p-5f));
     p = fma(p, f, f32_set1(0x1.ebfbdcp-3f));
     p = fma(p, f, f32_set1(0x1.62e43p-1f));
-    p = fma(p, f, f32_set1(1.0f));
-    return mul(p, from_bits(shift_left<23>(add(n, i32_set1(127)))));
+    return {from_bits(shift_left<23>(add(n, i32_set1(127)))), f, p};
+}
+
+// 2^x for x <= 0, relative error under 1e-7; exactly 0 below 2^-126. A NaN stays one.
+inline F32 exp2_negative(F32 x) {
+    const Exp2 e = exp2_parts(x);
+    return mul(fma(e.p, e.f, f32_set1(1.0f)), e.scale);
 }
 
 inline float exp2_negative(float x) {
@@ -55,6 +65,20 @@ inline float exp2_negative(float x) {
     store_f32(lanes, exp2_negative(f32_set1(x)));
     return lanes[0];
 }
+
+// c tanh(s / c) of a score, as s times tanh(y) / y with y = |s / c|: nothing is lost where s is small, since
+// tanh(y) = (1 - e) / (1 + e) is made of e - 1 = 2^n f p + (2^n - 1) for e = exp(-2 y) = 2^n (1 + f p).
+struct Cap {
+    F32 inverse;
+    explicit Cap(float cap) : inverse(f32_set1(1.0f / cap)) {}
+
+    F32 operator()(F32 s) const {
+        const F32 x = mul(s, inverse), y = max(max(x, sub(f32_zero(), x)), f32_set1(1e-30f));
+        const Exp2 e = exp2_parts(mul(y, f32_set1(-2.0f * LOG2_E)));
+        const F32 less = fma(e.scale, mul(e.f, e.p), sub(e.scale, f32_set1(1.0f)));  // e - 1
+        return mul(s, div(sub(f32_zero(), less), mul(add(less, f32_set1(2.0f)), y)));
+    }
+};
 
 // Rows of any type -> float32, `stride` apart.
 
@@ -297,12 +321,18 @@ void block(const Attention& a, int64_t b, int64_t g, int64_t row) {
     for (int64_t r = rows; r < ROWS; ++r) firsts[r] = 0, positions[r] = -1;
     transpose_in(plain, wide, rows, depth, q);
     std::memset(out, 0, ROWS * depth_v * 4);
-    for (int r = 0; r < ROWS; ++r) most[r] = LOWEST, sums[r] = 0.0f;
+    for (int r = 0; r < ROWS; ++r) {  // a sink is a key that was seen first and has a value of zeros
+        const bool sinks = a.sinks && r < rows;
+        most[r] = sinks ? a.sinks[g * shared + (row + r) % shared] * LOG2_E : LOWEST;
+        sums[r] = sinks ? 1.0f : 0.0f;
+    }
 
+    const Cap cap(a.softcap * LOG2_E);
     const int64_t base = (b * a.groups + g) * a.slots;
     for (int64_t at = begin / BLOCK_KEYS * BLOCK_KEYS; at < end; at += BLOCK_KEYS) {
         const int64_t keys = end - at < BLOCK_KEYS ? end - at : BLOCK_KEYS;
         all_scores(q, floats_of<false>(a.k, base + at, keys, room_k), keys, depth, scores);
+        for (int64_t i = 0; i < keys * ROWS && a.softcap > 0; i += 16) store_f32(scores + i, cap(load_f32(scores + i)));
         if (at < all_begin || at + keys > all_end) mask(scores, at, keys, firsts, positions);
         for (int i = 0; i < ROWS; i += 16) soften(scores + i, keys, most + i, sums + i, fade + i);
         all_values(scores, floats_of<false>(a.v, base + at, keys, room_v), keys, depth_v, fade, out);
@@ -423,8 +453,10 @@ void chunk(const Attention& a, int64_t b, int64_t t, int64_t g, int64_t begin, i
         const Floats k = floats_of<true>(a.k, base + at, n, room);
         each_run(shared, [&](auto run, int64_t h) { run.score(q + h * depth, k, n, depth, scores + h * CHUNK + at); });
     }
+    const Cap cap(a.softcap * LOG2_E);
     for (int64_t h = 0; h < shared; ++h) {
         float *s = scores + h * CHUNK, *out = part + h * apart;
+        for (int64_t j = 0; j < keys && a.softcap > 0; j += 16) store_f32(s + j, cap(load_f32(s + j)));
         for (int64_t j = keys; j % 16; ++j) s[j] = -std::numeric_limits<float>::infinity();
         F32 m = load_f32(s);
         for (int64_t j = 16; j < keys; j += 16) m = max(m, load_f32(s + j));
@@ -453,8 +485,10 @@ void merge(const Attention& a, int64_t b, int64_t t, int64_t g, const float* par
     float* out = static_cast<float*>(scratch(OF_KERNEL, depth * 4));
     for (int64_t h = 0; h < shared; ++h) {
         const float* first = parts + h * apart;
-        float most = LOWEST, total = 0.0f;
+        const float sink = a.sinks ? a.sinks[g * shared + h] * LOG2_E : LOWEST;
+        float most = sink;
         for (int64_t c = 0; c < count; ++c) most = std::fmax(most, first[c * a.part() + depth + 1]);
+        float total = a.sinks ? exp2_negative(sink - most) : 0.0f;
         std::memset(out, 0, depth * 4);
         for (int64_t c = 0; c < count; ++c) {
             const float* part = first + c * a.part();
