@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from gguf_jax import checkpoint, gguf
+from gguf_jax.adapters import attach, read_adapter
 from gguf_jax.bundled import bundled_model
 from gguf_jax.errors import GGUFError, GGUFJaxError
 from gguf_jax.generation import compilation_cache
 from gguf_jax.models import Decoder
 from gguf_jax.nn.kv_cache import DEFAULT_CACHE_TYPE, CacheType, cache_types
 from gguf_jax.tokenizers.from_file import tokenizer
+
+AdapterFile = str | os.PathLike[str] | gguf.GGUFFile
 
 
 class _NoTokenizer:
@@ -30,6 +34,7 @@ def load(
     file: str | os.PathLike[str] | gguf.GGUFFile | None = None,
     *,
     cache_type: CacheType | tuple[CacheType, CacheType] = DEFAULT_CACHE_TYPE,
+    adapters: Sequence[AdapterFile | tuple[AdapterFile, float]] = (),
     **options: Any,
 ) -> Decoder:
     """The model of a GGUF file: weights packed as in the file, with `.config`, `.metadata` and `.tokenizer`.
@@ -37,10 +42,11 @@ def load(
     Args:
         file: a path or an open file; default: the bundled model.
         cache_type: what generation keeps keys and values as, or a pair of them: f32, f16, bf16, q8_0 or q4_0.
+        adapters: LoRA adapters to attach, files or pairs of a file and a scale (see `gguf_jax.adapters`).
         options: as `gguf_jax.checkpoint.load` takes them (`placement`, `ignore`, `on_tensor`).
 
     Raises:
-        GGUFJaxError: there is no such `cache_type`.
+        GGUFJaxError: there is no such `cache_type`, or an adapter does not fit.
         GGUFError: as `gguf_jax.checkpoint.load`. A tokenizer that cannot be made, or that has fewer tokens than the
             model has rows, is an error only when it is used.
     """
@@ -48,8 +54,12 @@ def load(
     compilation_cache.enable()  # for `model(tokens)` as for an Engine
     if not isinstance(file, gguf.GGUFFile):
         with gguf.read(bundled_model() if file is None else file) as opened:
-            return load(opened, cache_type=cache_type, **options)
+            return load(opened, cache_type=cache_type, adapters=adapters, **options)
+    pairs = [each if isinstance(each, tuple) else (each, 1.0) for each in adapters]
+    read = [read_adapter(each) for each, _ in pairs]  # what cannot be read is said before the model is
     model = checkpoint.load(file, **options)
+    if read:
+        attach(model, read, {adapter.name: scale for adapter, (_, scale) in zip(read, pairs, strict=True)})
     model.cache_type = cache_type
     try:
         made = tokenizer(file)

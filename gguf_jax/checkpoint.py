@@ -16,6 +16,7 @@ from gguf_jax.errors import GGUFError, GGUFJaxError
 from gguf_jax.gguf.text import printable
 from gguf_jax.models import Decoder, DecoderConfig, config_of
 from gguf_jax.nn import Linear, variable
+from gguf_jax.nn.lora import AdapterScale
 from gguf_jax.quantized_array import FLOATS, QuantizedArray, Weight
 
 Placement = jax.Device | jax.sharding.Sharding | Callable[[str, tuple[int, ...]], Any] | None
@@ -175,9 +176,12 @@ def _placed(value: QuantizedArray | np.ndarray, name: str, placement: Placement)
 
 
 def tensors_of(model: nnx.Module) -> dict[str, QuantizedArray | np.ndarray]:
-    """Tensor name -> weight on the host, for `gguf.write`."""
+    """Tensor name -> weight on the host, for `gguf.write`. Adapters are none of a model's tensors."""
+    every = nnx.to_flat_state(nnx.state(model))
     return {
-        ".".join(map(str, path)): jax.device_get(each.get_value()) for path, each in nnx.to_flat_state(nnx.state(model))
+        ".".join(map(str, path)): jax.device_get(each.get_value())
+        for path, each in every
+        if not isinstance(each, (nnx.LoRAParam, AdapterScale))
     }
 
 

@@ -18,7 +18,7 @@ LAYERS = (
     ("quantized_array", "ops"),
     ("nn",),
     ("models",),
-    ("tokenizers", "checkpoint"),
+    ("tokenizers", "checkpoint", "adapters"),
     ("generation",),
     ("quantization", "api", "bench", "evals"),
     ("cli", "__main__"),

@@ -12,6 +12,7 @@ from gguf_jax.cli.chat import chat
 from gguf_jax.cli.compare import compare
 from gguf_jax.cli.doctor import doctor
 from gguf_jax.cli.edit import convert_endian, set_metadata
+from gguf_jax.cli.export_lora import export_lora
 from gguf_jax.cli.hash import hash_tensors
 from gguf_jax.cli.imatrix import imatrix
 from gguf_jax.cli.kld import kld
@@ -44,6 +45,7 @@ app.command()(multiple_choice)
 app.command(context_settings=PASSED_ON)(lm_eval)
 app.command()(quantize)
 app.command()(imatrix)
+app.command()(export_lora)
 app.command()(split)
 app.command()(merge)
 app.command("hash")(hash_tensors)

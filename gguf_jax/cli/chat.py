@@ -42,16 +42,19 @@ def chat(
     batch_size: options.BatchSize = options.BATCH_SIZE,
     cache_type_k: options.CacheTypeK = options.CACHE_TYPE,
     cache_type_v: options.CacheTypeV = options.CACHE_TYPE,
+    lora: options.Lora = None,
+    lora_scaled: options.LoraScaled = None,
     debug: options.Debug = False,
 ) -> None:
     """Talk with a model through its chat template. Ctrl-C stops the answer, not the program."""
     start = time.perf_counter()
     limit = options.answer_limit(max_tokens)
+    adapters = options.adapters(lora, lora_scaled)
     output.write("")  # fails now, not after the first answer
     with opened(model) as file:
         cache_type = options.cache_types(cache_type_k, cache_type_v)
         params = options.sampling_params(context.params)
-        decoder = options.load_model(file)
+        decoder = options.load_model(file, adapters)
     load_s = time.perf_counter() - start
 
     from gguf_jax.generation import Engine

@@ -42,6 +42,8 @@ def multiple_choice(
     precision: PrecisionOption = "exact",
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a row for each task.")] = False,
+    lora: options.Lora = None,
+    lora_scaled: options.LoraScaled = None,
     debug: options.Debug = False,
 ) -> None:
     """Measure how many multiple-choice tasks are answered right: HellaSwag, Winogrande, ARC, MMLU."""
@@ -51,10 +53,11 @@ def multiple_choice(
         raise GGUFJaxError("multiple-choice: expected one of --json and --csv, found both")
     known = known_precision(precision)
     count = positive_or_none("--tasks", tasks, -1)
+    adapters = options.adapters(lora, lora_scaled)
     write("")  # fails now, not after the first batch
     read = read_tasks(file, known_kind(kind))
     with opened(model) as opened_file:
-        decoder = options.load_model(opened_file)
+        decoder = options.load_model(opened_file, adapters)
 
     from gguf_jax.cli.activity import Activity
     from gguf_jax.evals.multiple_choice import multiple_choices

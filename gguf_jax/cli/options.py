@@ -69,6 +69,18 @@ def _cache(*names: str, what: str) -> Any:
 CacheTypeK = Annotated[str, _cache("--cache-type-k", "-ctk", what="keys")]
 CacheTypeV = Annotated[str, _cache("--cache-type-v", "-ctv", what="values")]
 
+_ADAPTERS = "Adapters"
+Lora = Annotated[
+    list[str] | None,
+    typer.Option("--lora", metavar="FILE", help="LoRA adapter to use; repeatable.", rich_help_panel=_ADAPTERS),
+]
+LoraScaled = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora-scaled", metavar="FILE:SCALE", help="The same, times a factor; repeatable.", rich_help_panel=_ADAPTERS
+    ),
+]
+
 BATCH_SIZE = 512
 CACHE_TYPE = "f16"
 
@@ -114,11 +126,25 @@ def answer_limit(max_tokens: int) -> int | None:
     return None if max_tokens == -1 else max_tokens
 
 
-def load_model(file: GGUFFile) -> Decoder:
+def adapters(plain: Sequence[str] | None, scaled: Sequence[str] | None) -> list[tuple[str, float]]:
+    """Files of adapters with their scales, from --lora and --lora-scaled."""
+    found = [(path, 1.0) for path in plain or ()]
+    for entry in scaled or ():
+        path, colon, scale = entry.rpartition(":")
+        try:
+            found.append((path, float(scale)))
+        except ValueError:
+            colon = ""
+        if not colon or not path:
+            raise GGUFJaxError(f"--lora-scaled: expected FILE:SCALE, found {entry!r}")
+    return found
+
+
+def load_model(file: GGUFFile, adapters: Sequence[tuple[str, float]] = ()) -> Decoder:
     """Load with a progress bar."""
     from gguf_jax.api import load
     from gguf_jax.cli.activity import Activity
 
     nbytes = sum(view.nbytes for view in file.tensors.values())
     with Activity("loading", nbytes, then="reading the tokenizer", is_bytes=True) as activity:
-        return load(file, on_tensor=lambda _, nbytes: activity.advance(nbytes))
+        return load(file, adapters=adapters, on_tensor=lambda _, nbytes: activity.advance(nbytes))

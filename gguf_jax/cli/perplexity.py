@@ -49,6 +49,8 @@ def perplexity(
     chunks: Chunks = -1,
     batch_size: BatchSize = None,
     precision: PrecisionOption = "exact",
+    lora: options.Lora = None,
+    lora_scaled: options.LoraScaled = None,
     output_type: Annotated[
         int | None,
         typer.Option("--ppl-output-type", help="Print the estimate after each window, as llama-perplexity: 0 or 1."),
@@ -68,10 +70,11 @@ def perplexity(
         batch_size=batch_size,
         precision=known_precision(precision),
     )
+    adapters = options.adapters(lora, lora_scaled)
     write("")  # fails now, not after the first window
     text = read_text(file)
     with opened(model) as opened_file:
-        decoder = options.load_model(opened_file)
+        decoder = options.load_model(opened_file, adapters)
     warn_of_long_windows(ctx_size, decoder.config.context_length)
 
     from gguf_jax.cli.activity import Activity

@@ -42,6 +42,8 @@ def run(
     batch_size: options.BatchSize = options.BATCH_SIZE,
     cache_type_k: options.CacheTypeK = options.CACHE_TYPE,
     cache_type_v: options.CacheTypeV = options.CACHE_TYPE,
+    lora: options.Lora = None,
+    lora_scaled: options.LoraScaled = None,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="Text that ends the answer; repeatable.")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after the end of the text.")] = False,
     echo: Annotated[bool, typer.Option("--echo/--no-echo", help="Print the prompt before its continuation.")] = True,
@@ -51,6 +53,7 @@ def run(
     """Continue a prompt. Text goes to stdout as it comes, timings go to stderr."""
     start = time.perf_counter()
     limit = options.answer_limit(max_tokens)
+    adapters = options.adapters(lora, lora_scaled)
     output.write("")  # fails now, not after the first token
     with opened(model) as opened_file:
         asking = time.perf_counter()
@@ -58,7 +61,7 @@ def run(
         start += time.perf_counter() - asking  # it may come from somebody who types
         cache_type = options.cache_types(cache_type_k, cache_type_v)
         params = options.sampling_params(context.params)
-        decoder = options.load_model(opened_file)
+        decoder = options.load_model(opened_file, adapters)
     load_s = time.perf_counter() - start
 
     from gguf_jax.cli.activity import Activity

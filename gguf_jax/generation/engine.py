@@ -85,11 +85,19 @@ class Engine:
         layer = jax.eval_shape(partial(model.make_cache, 1, self.ctx_size, self.cache_type))
         self._spans = ops.attention_spans(layer.k[0], layer.v[0])
         self.on_prefill = on_prefill
+        self._dtype: jax.typing.DTypeLike = dtype
+        self._precision: Precision = precision
         self._spec, self._leaves = steps.split(model, dtype, precision)
         self._run: object = None  # the generation that may touch the cache: the last one begun
         self._cache: KVCache | None = None
         self._held: list[list[int]] = []
         """For each slot, the tokens whose keys and values the cache holds."""
+
+    def refresh(self) -> None:
+        """Takes the model's leaves as they are now: after training, or `adapters.set_scales`. Programs are compiled
+        anew only if the structure has changed. What the cache holds is of the model as it was, and forgotten."""
+        self._spec, self._leaves = steps.split(self.model, self._dtype, self._precision)
+        self._run, self._held = None, [[] for _ in self._held]
 
     def generate(
         self,

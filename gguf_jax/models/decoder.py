@@ -159,6 +159,7 @@ class Companions:
     metadata: Mapping[str, Any] | None = None
     tokenizer: Any = None
     cache_type: CacheType | tuple[CacheType, CacheType] = DEFAULT_CACHE_TYPE
+    adapters: tuple[Any, ...] = ()
 
 
 class Decoder(nnx.Module):
@@ -195,7 +196,7 @@ class Decoder(nnx.Module):
 
     @metadata.setter
     def metadata(self, value: Mapping[str, Any] | None) -> None:
-        self._accompany(metadata=value)
+        self.accompany(metadata=value)
 
     @property
     def tokenizer(self) -> Any:
@@ -204,7 +205,7 @@ class Decoder(nnx.Module):
 
     @tokenizer.setter
     def tokenizer(self, value: Any) -> None:
-        self._accompany(tokenizer=value)
+        self.accompany(tokenizer=value)
 
     @property
     def cache_type(self) -> CacheType | tuple[CacheType, CacheType]:
@@ -213,9 +214,10 @@ class Decoder(nnx.Module):
 
     @cache_type.setter
     def cache_type(self, value: CacheType | tuple[CacheType, CacheType]) -> None:
-        self._accompany(cache_type=cache_types(value))
+        self.accompany(cache_type=cache_types(value))
 
-    def _accompany(self, **changes: Any) -> None:
+    def accompany(self, **changes: Any) -> None:
+        """Changes fields of `companions`."""
         self.companions = replace(self.companions or Companions(), **changes)
 
     def structure(self) -> Decoder:

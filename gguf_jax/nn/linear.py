@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gguf_jax import ops
+from gguf_jax.nn.lora import LoRA
 from gguf_jax.nn.observe import Observable
 from gguf_jax.nn.param import normal
 
@@ -19,13 +20,15 @@ class Linear(Observable, nnx.Module):
     def __init__(self, in_features: int, out_features: int, *, bias: bool = False, rngs: nnx.Rngs | None) -> None:
         self.weight: nnx.Variable = normal(rngs, (out_features, in_features))
         self.bias = nnx.Param(jnp.zeros(out_features)) if bias else None
+        self.lora: LoRA | None = nnx.data(None)
 
     def __call__(self, x: jax.Array, precision: ops.Precision = "exact") -> jax.Array:
         self.observe(x)
-        return self.biased(ops.linear(x, self.weight.get_value(), precision=precision))
+        return self.completed(ops.linear(x, self.weight.get_value(), precision=precision), x, precision)
 
-    def biased(self, y: jax.Array) -> jax.Array:
-        """A product `y [..., out]` with this layer's bias."""
+    def completed(self, y: jax.Array, x: jax.Array, precision: ops.Precision) -> jax.Array:
+        """The weight's product `y [..., out]` with `x`, with what adapters and the bias add."""
+        y = y if self.lora is None else y + self.lora(x, precision)
         return y if self.bias is None else y + self.bias.get_value().astype(y.dtype)
 
 
@@ -34,7 +37,7 @@ def together(x: jax.Array, layers: Sequence[Linear], precision: ops.Precision = 
     for layer in layers:
         layer.observe(x)
     products = ops.linears(x, [layer.weight.get_value() for layer in layers], precision=precision)
-    return tuple(layer.biased(y) for layer, y in zip(layers, products, strict=True))
+    return tuple(layer.completed(y, x, precision) for layer, y in zip(layers, products, strict=True))
 
 
 def gated(
@@ -44,8 +47,8 @@ def gated(
     precision: ops.Precision = "exact",
     activation: Callable[[jax.Array], jax.Array] = jax.nn.silu,
 ) -> jax.Array:
-    """`activation(gate(x)) * up(x)`, in one call where that is silu and there are no biases."""
-    if activation is jax.nn.silu and gate.bias is None and up.bias is None:
+    """`activation(gate(x)) * up(x)`, in one call where that is silu and nothing is added to the products."""
+    if activation is jax.nn.silu and all(layer.bias is None and layer.lora is None for layer in (gate, up)):
         gate.observe(x)
         up.observe(x)
         return ops.gated_linear(x, gate.weight.get_value(), up.weight.get_value(), precision=precision)
@@ -58,13 +61,16 @@ class Embedding(nnx.Module):
 
     def __init__(self, rows: int, features: int, *, rngs: nnx.Rngs | None) -> None:
         self.weight: nnx.Variable = normal(rngs, (rows, features))
+        self.lora: LoRA | None = nnx.data(None)
 
     def __call__(self, ids: jax.Array, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
-        return ops.take_rows(self.weight.get_value(), ids, dtype=dtype)
+        x = ops.take_rows(self.weight.get_value(), ids, dtype=dtype)
+        return x if self.lora is None else x + self.lora.of_rows(ids, dtype)
 
     def attend(self, x: jax.Array, precision: ops.Precision = "exact") -> jax.Array:
         """The tied output projection: `x [..., features] -> [..., rows]`."""
-        return ops.linear(x, self.weight.get_value(), precision=precision)
+        y = ops.linear(x, self.weight.get_value(), precision=precision)
+        return y if self.lora is None else y + self.lora(x, precision)
 
 
 class RMSNorm(nnx.Module):

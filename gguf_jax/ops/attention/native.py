@@ -41,7 +41,7 @@ def attention(
         Unsupported: the library is not there, the arrays are not on one CPU, or of types that the kernels do not take.
     """
     ffi_target(TARGET)
-    check_placement("attention", q, k, v, positions, sinks)
+    check_placement("attention", q, k, v, positions, *([] if sinks is None else [sinks]))
     if q.dtype not in FLOAT_TYPES or positions.dtype != jnp.int32:
         raise Unsupported(
             f"attention: native kernels take q of float32, float16 or bfloat16 and int32 positions, found {q.dtype} "

@@ -25,16 +25,15 @@ def layer_norm(x: jax.Array, weight: jax.Array, bias: jax.Array | None, *, eps: 
             have different shapes.
     """
     ffi_target(TARGET)
-    check_placement("layer_norm", x, weight, bias)
-    given = [each for each in (x, weight, bias) if each is not None]
-    if any(each.dtype == jnp.float64 for each in given) or not x.size:
+    check_placement("layer_norm", x, weight, *([] if bias is None else [bias]))
+    if any(each is not None and each.dtype == jnp.float64 for each in (x, weight, bias)) or not x.size:
         raise Unsupported("layer_norm: native kernels take a filled x of at most 32 bits")
     if bias is not None and bias.shape != weight.shape:
         raise Unsupported(
             f"layer_norm: native kernels take a bias like the weight, found {bias.shape} and {weight.shape}"
         )
-    x, weight, bias = (None if each is None else each.astype(jnp.float32) for each in (x, weight, bias))
-    return _layer_norm(eps, x, weight, bias).astype(given[0].dtype)
+    bias = None if bias is None else bias.astype(jnp.float32)
+    return _layer_norm(eps, x.astype(jnp.float32), weight.astype(jnp.float32), bias).astype(x.dtype)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
