@@ -14,7 +14,7 @@ from flax import nnx
 from gguf_jax import gguf, ops
 from gguf_jax.errors import GGUFError, GGUFJaxError
 from gguf_jax.gguf.text import printable
-from gguf_jax.models import Decoder, DecoderConfig, config_of
+from gguf_jax.models import Decoder, DecoderConfig, architecture_of, config_of
 from gguf_jax.nn import Linear, variable
 from gguf_jax.nn.lora import AdapterScale
 from gguf_jax.quantized_array import FLOATS, QuantizedArray, Weight
@@ -88,7 +88,7 @@ def skeleton(file: gguf.GGUFFile, ignore: Sequence[str] = ()) -> Decoder:
     """
     shapes = {name: view.shape for name, view in file.tensors.items()}
     config = config_of(file.metadata, shapes)
-    model = nnx.eval_shape(lambda: Decoder(config, rngs=None))
+    model = nnx.eval_shape(lambda: architecture_of(file.metadata).model(config, rngs=None))
     expected = {name: shape for name, (_, _, shape) in slots(model)}
     _compare(expected, shapes, ignore)
     for name in expected:

@@ -1,0 +1,148 @@
+"""What the architectures' readers share: a decoder's lengths, its RoPE and windows, and checks against its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gguf_jax.errors import GGUFError, Unsupported
+from gguf_jax.models.config import DecoderConfig, QKNorm
+from gguf_jax.models.keys import Keys
+from gguf_jax.nn.feed_forward import FusedGated
+from gguf_jax.nn.projection import Fused, Separate
+from gguf_jax.nn.rope import RopeConfig, RopePairing, YarnConfig
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Tensor name -> shape in NumPy order: which optional parts a file has is read off its tensors."""
+
+
+def rope(keys: Keys, key_length: int, context_length: int, pairing: RopePairing) -> RopeConfig:
+    scaling = keys.choice("rope.scaling.type", ("none", "linear", "yarn", "longrope"), "linear")
+    # rope.scale_linear is what files of 2023 call the factor; 0 stands for "not set"
+    factor = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 1.0, high=1e6), high=1e6) or 1.0
+    if factor < 1e-3:
+        raise GGUFError(f"{keys.architecture}.rope.scaling.factor: expected 0 or at least 0.001, found {factor}")
+    yarn = None
+    if scaling == "yarn":
+        yarn = YarnConfig(
+            original_context=keys.integer("rope.scaling.original_context_length", context_length),
+            ext_factor=keys.number("rope.scaling.yarn_ext_factor", 1.0, high=1e6),
+            beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0, low=1e-3, high=1e6),
+            beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0, low=1e-3, high=1e6),
+        )
+    dimension = keys.integer("rope.dimension_count", key_length)
+    if dimension % 2 or dimension > key_length:
+        raise GGUFError(
+            f"{keys.architecture}.rope.dimension_count: expected an even number of at most {key_length} (the length of "
+            f"a key), found {dimension}"
+        )
+    return RopeConfig(
+        dimension=dimension,
+        base=keys.number("rope.freq_base", 10000.0, low=1.0 + 1e-6),
+        pairing=pairing,
+        factor=1.0 if scaling == "none" else factor,
+        yarn=yarn,
+        attention_factor=keys.number("rope.scaling.attn_factor", 1.0, high=1e6),
+    )
+
+
+def windows(keys: Keys, block_count: int, *, default: int = 0, every: int | None = None) -> tuple[int | None, ...]:
+    """For every block its window. Without a pattern in the file all blocks have one, or all but each `every`-th."""
+    window = keys.integer("attention.sliding_window", default, low=0) or None
+    usual = tuple(every is None or (i + 1) % every != 0 for i in range(block_count))
+    pattern = keys.flags("attention.sliding_window_pattern", block_count) or usual
+    return tuple(window if slides else None for slides in pattern)
+
+
+def agree(keys: Keys, name: str, found: int, shapes: Shapes, tensor: str, axis: int) -> None:
+    """GGUFError unless a length in the metadata is that of the tensor it sizes (a missing tensor is named later)."""
+    shape = shapes.get(tensor)
+    if shape is not None and (len(shape) != 2 or shape[axis] != found):
+        expected = shape[axis] if len(shape) == 2 else "a matrix"
+        raise GGUFError(f"{keys.architecture}.{name}: expected {expected} as in {tensor} {list(shape)}, found {found}")
+
+
+def decoder(keys: Keys, shapes: Shapes, *, pairing: RopePairing | None, **options: Any) -> DecoderConfig:
+    """A decoder of blocks of grouped-query attention and a feed-forward part.
+
+    Args:
+        pairing: of RoPE; None: positions have learned embeddings.
+        options: fields of `DecoderConfig` that the architecture's name decides; the rest is in the keys and tensors.
+    """
+    if keys.integer("expert_count", 0, low=0):
+        raise Unsupported(
+            f"{keys.architecture}.expert_count: mixture-of-experts models are not supported yet, expected 0 experts, "
+            f"found {keys.integer('expert_count')}"
+        )
+    embedding = shapes.get("token_embd.weight")
+    if embedding is None or len(embedding) != 2 or not embedding[0]:
+        found = "no such tensor" if embedding is None else f"the shape {list(embedding)}"
+        raise GGUFError(f"token_embd.weight: expected a matrix [vocabulary, embedding], found {found}")
+    # a block without tensors would cost memory and time before the first missing one is named
+    blocks = len({name.split(".")[1] for name in shapes if name.startswith("blk.")})
+    block_count = keys.integer("block_count")
+    if block_count > blocks:
+        raise GGUFError(
+            f"{keys.architecture}.block_count: expected at most {blocks} (blocks with tensors), found {block_count}"
+        )
+    embedding_length = keys.integer("embedding_length")
+    head_count = keys.integer("attention.head_count")
+    head_count_kv = keys.integer("attention.head_count_kv", head_count)
+    if head_count % head_count_kv:
+        raise GGUFError(
+            f"{keys.architecture}.attention.head_count_kv: expected a divisor of {head_count} heads, "
+            f"found {head_count_kv}"
+        )
+    key_length = keys.integer("attention.key_length", max(1, embedding_length // head_count))
+    value_length = keys.integer("attention.value_length", max(1, embedding_length // head_count))
+    context_length = keys.integer("context_length")
+    feed_forward_length = keys.integer("feed_forward_length")
+    feed_forward = options.get("feed_forward", DecoderConfig.feed_forward)
+    # the lengths that size everything must be the tensors' own before anything is built from them
+    agree(keys, "embedding_length", embedding_length, shapes, "token_embd.weight", 1)
+    rows = feed_forward_length * (2 if isinstance(feed_forward, FusedGated) else 1)
+    agree(keys, "feed_forward_length", rows, shapes, "blk.0.ffn_up.weight", 0)
+    agree(keys, "attention.head_count x key_length", head_count * key_length, shapes, "blk.0.attn_q.weight", 0)
+    rows = head_count * key_length + head_count_kv * (key_length + value_length)
+    agree(keys, "attention.head_count and head_count_kv x lengths", rows, shapes, "blk.0.attn_qkv.weight", 0)
+    agree(keys, "attention.head_count x value_length", head_count * value_length, shapes, "blk.0.attn_output.weight", 1)
+    if pairing is None:
+        agree(keys, "context_length", context_length, shapes, "position_embd.weight", 0)
+    original = keys.integer("rope.scaling.original_context_length", context_length)
+    eps = "attention.layer_norm_epsilon" if options.get("layer_norm") else "attention.layer_norm_rms_epsilon"
+    values: dict[str, Any] = dict(
+        architecture=keys.architecture,
+        vocab_size=embedding[0],
+        context_length=context_length,
+        block_count=block_count,
+        embedding_length=embedding_length,
+        feed_forward_length=feed_forward_length,
+        head_count=head_count,
+        head_count_kv=head_count_kv,
+        key_length=key_length,
+        value_length=value_length,
+        norm_eps=keys.number(eps, high=1e3),
+        rope=None if pairing is None else rope(keys, key_length, context_length, pairing),
+        attention_scale=keys.number("attention.scale", 0.0, high=1e6) or key_length**-0.5,
+        windows=windows(keys, block_count),
+        position_embd=pairing is None,
+        projection=Fused() if "blk.0.attn_qkv.weight" in shapes else Separate(),
+        rope_factors=original if "rope_factors_long.weight" in shapes else None,
+        rope_freqs="rope_freqs.weight" in shapes,
+        norm_bias="output_norm.bias" in shapes,
+        attn_bias="blk.0.attn_q.bias" in shapes or "blk.0.attn_qkv.bias" in shapes,
+        attn_output_bias="blk.0.attn_output.bias" in shapes,
+        ffn_bias="blk.0.ffn_up.bias" in shapes,
+        output_bias="output.bias" in shapes,
+        tied_output="output.weight" not in shapes,
+    )
+    return DecoderConfig(**(values | options))
+
+
+def optional_scale(keys: Keys, name: str) -> float | None:
+    """A number, or None where it is missing or 0, which stands for "not set"."""
+    return keys.number(name, 0.0, high=1e6) or None
+
+
+def heads_normed(shapes: Shapes) -> QKNorm | None:
+    return QKNorm.HEADS if "blk.0.attn_q_norm.weight" in shapes else None
