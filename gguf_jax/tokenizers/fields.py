@@ -80,6 +80,16 @@ def number_array(metadata: Mapping[str, Any], key: str, length: int, kinds: str)
     return array
 
 
+def octets(metadata: Mapping[str, Any], key: str) -> bytes | None:
+    """An array of bytes, signed or not, or None where there is no such key."""
+    value = metadata.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, np.ndarray) or value.dtype not in (np.int8, np.uint8) or value.ndim != 1:
+        raise wrong(key, "an array of bytes", value)
+    return value.tobytes()
+
+
 def token_id(metadata: Mapping[str, Any], key: str, vocab_size: int) -> int | None:
     """A token id, or None where the number is no token: converters write -1 or 4294967295 for "there is none"."""
     value = metadata[key]

@@ -6,8 +6,7 @@ them. Which names share a pattern, whose words are looked up whole before mergin
 BOS unless the file says otherwise (`add_bos`) is as in llama.cpp's `llama-vocab.cpp`.
 
 The names that are missing here have words that no sequence of patterns over byte-level text gives (`gemma4` and
-`sarvam-moe` merge raw UTF-8 and fall back to bytes, `whitespace` does not merge), or end a text with a separator that
-only encoders use (`roberta-bpe`, `jina-v1-en`, `jina-v2-code`).
+`sarvam-moe` merge raw UTF-8 and fall back to bytes, `whitespace` does not merge).
 """
 
 from __future__ import annotations
@@ -113,6 +112,9 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "jina-de": _gpt2,
     "jina-v2-es": _gpt2,
     "jina-v2-de": _gpt2,
+    "jina-v1-en": _gpt2,
+    "jina-v2-code": _gpt2,
+    "roberta-bpe": _gpt2,
     # GPT-2's, each digit alone
     "starcoder": _digits_gpt2,
     "refact": _digits_gpt2,

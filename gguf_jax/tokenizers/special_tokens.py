@@ -17,7 +17,7 @@ from gguf_jax.tokenizers.vocabulary import TYPES, TokenType, Vocabulary
 
 # Role -> the keys that may hold its id; the latter are of files from before 2024-10.
 KEYS: dict[str, tuple[str, ...]] = {
-    "bos": ("bos_token_id",),
+    "bos": ("bos_token_id", "cls_token_id"),
     "eos": ("eos_token_id",),
     "eot": ("eot_token_id",),
     "eom": ("eom_token_id",),

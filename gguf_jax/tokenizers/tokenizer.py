@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol, Self
-
-import tokenizers
 
 from gguf_jax.errors import GGUFJaxError, Unsupported
 from gguf_jax.gguf.text import shown
 from gguf_jax.tokenizers import chat_template, fields
 from gguf_jax.tokenizers.added_tokens import Added, split_added
+from gguf_jax.tokenizers.backend import Encoder
 from gguf_jax.tokenizers.byte_level_bpe import ByteLevelBPE
 from gguf_jax.tokenizers.detokenizer import Detokenizer
+from gguf_jax.tokenizers.rwkv import RWKV
 from gguf_jax.tokenizers.sentencepiece_bpe import SentencePieceBPE
 from gguf_jax.tokenizers.special_tokens import SpecialTokens, read_special_tokens
+from gguf_jax.tokenizers.unigram import Unigram
 from gguf_jax.tokenizers.vocabulary import TokenType, Vocabulary, read_vocabulary
+from gguf_jax.tokenizers.wordpiece import WordPiece
 
 MODEL = "tokenizer.ggml.model"
 
@@ -24,20 +26,24 @@ MODEL = "tokenizer.ggml.model"
 class Model(Protocol):
     """What differs from one `tokenizer.ggml.model` to another."""
 
-    add_bos: bool  # unless the file says otherwise
+    add_bos: bool  # unless the file says otherwise; `add_end` likewise
+    add_end: bool
+    end_role: str  # of the token that `encode` adds at the end
     add_space_prefix: bool
 
     @property
     def special_ids(self) -> Mapping[str, int]: ...  # those of files that name none
-    def build(self, control: Sequence[int], unknown: int | None) -> tokenizers.Tokenizer: ...
+    def build(self, control: Sequence[int], unknown: int | None) -> Encoder: ...
     def prepare(self, text: str, after_special: bool) -> str: ...
-    def finish(self, ids: list[int]) -> list[int]: ...
     def piece(self, text: str, kind: int) -> bytes: ...
 
 
-MODELS: dict[str, type[ByteLevelBPE] | type[SentencePieceBPE]] = {
+MODELS: dict[str, Callable[[Mapping[str, Any], Vocabulary], Model]] = {
     "gpt2": ByteLevelBPE,
     "llama": SentencePieceBPE,
+    "bert": WordPiece,
+    "t5": Unigram,
+    "rwkv": RWKV,
 }
 
 
@@ -46,7 +52,7 @@ def from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
 
     Checks what is cheap to check (about 0.1 s for 150,000 tokens); the first `encode` builds the encoder. Raises
     GGUFJaxError where the metadata is not as it must be, and Unsupported for tokenizer models other than "gpt2"
-    (byte-level BPE) and "llama" (SentencePiece BPE).
+    (byte-level BPE), "llama" (SentencePiece BPE), "bert" (WordPiece), "t5" (Unigram) and "rwkv".
     """
     name = fields.string(metadata, MODEL)
     if name is None:
@@ -66,7 +72,7 @@ def from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
         special,
         chat_template.read_templates(metadata),
         add_bos=is_added(metadata, special, "bos", model.add_bos),
-        add_eos=is_added(metadata, special, "eos", False),
+        add_eos=is_added(metadata, special, model.end_role, model.add_end),
         strip_after_special="phi-3" in title or "phi3" in title,
     )
 
@@ -106,6 +112,7 @@ class Tokenizer:
         self.chat_templates: Mapping[str, str] = templates
         self.add_bos = add_bos
         self.add_eos = add_eos
+        self.end_id = special.roles[model.end_role]
 
     # Identity, see the class's docstring.
     def __copy__(self) -> Self:
@@ -191,10 +198,10 @@ class Tokenizer:
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """The token ids of a text.
 
-        `add_special` adds BOS and EOS where the file asks for them (`add_bos`, `add_eos`). `parse_special` recognises
-        control tokens that are written in the text, such as `<|im_end|>`: right for the output of a chat template,
-        wrong for what a user typed; without it no text yields a control token. Tokens that the file calls user-defined
-        are always recognised.
+        `add_special` adds BOS and EOS where the file asks for them (`add_bos`, `add_eos`); what BERT calls CLS and SEP
+        is added likewise (`bos_id`, `end_id`). `parse_special` recognises control tokens that are written in the text,
+        such as `<|im_end|>`: right for the output of a chat template, wrong for what a user typed; without it no text
+        yields a control token. Tokens that the file calls user-defined are always recognised.
         """
         return self.encode_batch([text], add_special=add_special, parse_special=parse_special)[0]
 
@@ -210,10 +217,10 @@ class Tokenizer:
             for i, part in enumerate(parts)
             if isinstance(part, str)
         ]
-        encoded = iter(self._encode_stretches(stretches) if stretches else ())
+        encoded = iter(self._backend(stretches) if stretches else ())
         before, after = (
             [i] if add_special and add and i is not None else []
-            for add, i in ((self.add_bos, self.bos_id), (self.add_eos, self.eos_id))
+            for add, i in ((self.add_bos, self.bos_id), (self.add_eos, self.end_id))
         )
         return [
             [*before, *(i for part in parts for i in ((part,) if isinstance(part, int) else next(encoded))), *after]
@@ -282,22 +289,8 @@ class Tokenizer:
         hidden = self.is_control(id) or self._vocabulary.types[id] == TokenType.UNKNOWN
         return b"" if hidden else self.token_bytes(id)
 
-    def _encode_stretches(self, stretches: list[str]) -> list[list[int]]:
-        backend = self._backend
-        try:
-            encodings = backend.encode_batch_fast(stretches, add_special_tokens=False)
-        except BaseException as error:
-            # A pattern that is at a loss (in ten million spaces) makes the library panic, with a class that it hides
-            # and that is no Exception.
-            if type(error).__name__ != "PanicException":
-                raise
-            raise GGUFJaxError(
-                f"text of {max(map(len, stretches))} characters: the tokenizer gave up: {error}"
-            ) from None
-        return [self._model.finish(encoding.ids) for encoding in encodings]
-
     @cached_property
-    def _backend(self) -> tokenizers.Tokenizer:
+    def _backend(self) -> Encoder:
         return self._model.build(self._special.control.nonzero()[0].tolist(), self.unk_id)
 
     @cached_property

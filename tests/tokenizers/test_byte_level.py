@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gguf_jax.errors import GGUFJaxError
-from gguf_jax.tokenizers import from_metadata
+from gguf_jax.tokenizers import byte_level_bpe, from_metadata
 from gguf_jax.tokenizers.byte_level_bpe import BYTE_OF
 from gguf_jax.tokenizers.pre_tokenizers import PRE_TOKENIZERS
 from tests.tokenizers.vocabularies import P, metadata, tokenizer, with_tokens
@@ -30,8 +30,7 @@ WORDS = {
 
 
 def words(pre: str, text: str) -> list[str]:
-    backend = from_metadata(metadata("tiny_bpe", pre=pre))._backend
-    return [text[a:b] for _, (a, b) in backend.pre_tokenizer.pre_tokenize_str(text)]
+    return [text[a:b] for _, (a, b) in byte_level_bpe.words(PRE_TOKENIZERS[pre]).pre_tokenize_str(text)]
 
 
 @pytest.mark.parametrize("pre", PRE_TOKENIZERS)
