@@ -20,7 +20,7 @@ LAYERS = (
     ("models",),
     ("tokenizers", "checkpoint", "adapters"),
     ("generation",),
-    ("quantization", "api", "bench", "evals"),
+    ("quantization", "api", "convert", "bench", "evals"),
     ("cli", "__main__"),
 )
 ORDER = [unit for row in LAYERS for unit in row]

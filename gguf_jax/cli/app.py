@@ -10,6 +10,7 @@ from gguf_jax.cli import options
 from gguf_jax.cli.bench import bench
 from gguf_jax.cli.chat import chat
 from gguf_jax.cli.compare import compare
+from gguf_jax.cli.convert import convert
 from gguf_jax.cli.doctor import doctor
 from gguf_jax.cli.edit import convert_endian, set_metadata
 from gguf_jax.cli.export_lora import export_lora
@@ -43,6 +44,7 @@ app.command()(perplexity)
 app.command()(kld)
 app.command()(multiple_choice)
 app.command(context_settings=PASSED_ON)(lm_eval)
+app.command()(convert)
 app.command()(quantize)
 app.command()(imatrix)
 app.command()(export_lora)

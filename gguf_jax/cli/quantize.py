@@ -121,7 +121,7 @@ def quantize(
         output_tensor_type=None if output_tensor_type is None else ggml_type(output_tensor_type),
         token_embedding_type=None if token_embedding_type is None else ggml_type(token_embedding_type),
         leave_output_tensor=leave_output_tensor,
-        tensor_types=_tensor_types(tensor_type or [], tensor_type_file or []),
+        tensor_types=tensor_types(tensor_type or [], tensor_type_file or []),
         prune_layers=frozenset() if prune_layers is None else layers(prune_layers),
         allow_requantize=allow_requantize,
         copy=copy,
@@ -142,7 +142,7 @@ def quantize(
     if as_json:
         write_json(result.totals() | {"tensors": [tensor.as_dict() for tensor in result.tensors]}, indent=2)
     elif not quiet:
-        write(_summary(result, f"{result.paths[0]}{_more(len(result.paths) - 1)}: "))
+        write(summary(result, f"{result.paths[0]}{_more(len(result.paths) - 1)}: "))
 
 
 def _default_target(source: str, file_type: str) -> str:
@@ -153,15 +153,15 @@ def _default_target(source: str, file_type: str) -> str:
     return os.path.join(os.path.dirname(source), f"ggml-model-{file_type.upper()}.gguf")
 
 
-def _tensor_types(given: list[str], files: list[str]) -> tuple[Any, ...]:
+def tensor_types(given: list[str], files: list[str]) -> tuple[Any, ...]:
     from gguf_jax.gguf.text import printable
-    from gguf_jax.quantization.recipe import tensor_type, tensor_types
+    from gguf_jax.quantization import recipe
 
-    found = [tensor_type(text) for text in given]
+    found = [recipe.tensor_type(text) for text in given]
     for path in files:
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
-                found += tensor_types(file.read())
+                found += recipe.tensor_types(file.read())
         except OSError as error:
             raise GGUFJaxError(f"--tensor-type-file {printable(path)}: cannot be read: {error.strerror}") from error
     return tuple(found)
@@ -213,7 +213,7 @@ def _dry_run(source: str, file_type: str, chosen: Options, asked: dict[str, Any]
         write_json(found | {"tensors": [tensor.as_dict() for tensor in result.tensors]}, indent=2)
     elif not quiet:
         lines = (_line(i, len(result.tensors), tensor) + "\n" for i, tensor in enumerate(result.tensors))
-        write("".join(lines) + _summary(result, "would be: "))
+        write("".join(lines) + summary(result, "would be: "))
 
 
 def _quantized(
@@ -223,7 +223,7 @@ def _quantized(
     from gguf_jax.quantization.file import quantize_file
     from gguf_jax.quantization.partial import journal_of
 
-    shown = _Shown(quiet)
+    shown = Shown(quiet)
     try:
         return quantize_file(
             source, target, file_type, options=chosen, on_progress=shown.progress, on_warning=shown.warning, **arguments
@@ -237,7 +237,7 @@ def _quantized(
         shown.stop()
 
 
-class _Shown:
+class Shown:
     """Progress on stderr: a bar on a terminal, else a line for each tensor."""
 
     def __init__(self, quiet: bool):
@@ -302,7 +302,7 @@ def _line(index: int, count: int, tensor: TensorResult) -> str:
     return f"{_count(index, count)} {_name(tensor):<36} {shape:>16} {types} {sizes}"
 
 
-def _summary(result: Result, prefix: str) -> str:
+def summary(result: Result, prefix: str) -> str:
     from gguf_jax.cli.inspect import size_text
     from gguf_jax.gguf.text import printable
 

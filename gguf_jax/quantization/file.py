@@ -10,6 +10,7 @@ all is told in `partial`.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import os
@@ -100,7 +101,7 @@ class Result:
 
 
 def quantize_file(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | GGUFFile,
     target: str | os.PathLike[str],
     file_type: str | FileType,
     *,
@@ -125,7 +126,7 @@ def quantize_file(
     old target as it was, and what is finished in `TARGET.partial` with a journal beside it, for `resume`.
 
     Args:
-        source: the file, or any shard of a split model.
+        source: the file, or any shard of a split model; or an open one, which stays open.
         target: the file to write; of several shards `NAME-00001-of-00003.gguf` for `NAME.gguf`.
         file_type: such as "Q4_K_M"; "COPY" changes no tensor. See `recipe.file_type_names()`.
         imatrix: an importance matrix, of either format.
@@ -165,14 +166,14 @@ def quantize_file(
     )
     report_path = None if report is None else check_report_path(report)
     count = checked_workers(workers)
-    with read(source) as file:
+    with contextlib.nullcontext(source) if isinstance(source, GGUFFile) else read(source) as file:
         job = prepared(file, request, draft=False, warn=warn)
         check_target(job, path, force)
         work = Work(job, path, allow_nonfinite, report_path is not None, on_progress or (lambda progress: None))
         tensors = work.done(count, resume, warn)
         result = Result(tuple(job.targets(path)), request.file_type, tuple(tensors), time.perf_counter() - began)
     if report_path is not None:
-        write_report(report_path, {"source": os.fsdecode(source), **result.totals()}, result.tensors)
+        write_report(report_path, {"source": os.fsdecode(file.path), **result.totals()}, result.tensors)
     return result
 
 

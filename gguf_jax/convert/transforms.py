@@ -1,0 +1,192 @@
+"""How Hugging Face's form of a weight becomes GGUF's, and back: every transformation is a value with its inverse.
+
+`forward` takes tensors as they are stored and gives those of the GGUF file; `inverse` undoes it. Both work on `Rows`,
+so nothing is computed until rows are asked for, and a shape that does not fit is a ValueError that says what would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from gguf_jax.convert.rows import Concatenated, Mapped, Reshaped, Rows, Take, Transposed, count
+
+
+class Transform(Protocol):
+    def forward(self, tensors: Sequence[Rows]) -> list[Rows]: ...
+
+    def inverse(self, tensors: Sequence[Rows]) -> list[Rows]: ...
+
+
+@dataclass(frozen=True)
+class Same:
+    """Nothing changes."""
+
+    def forward(self, tensors: Sequence[Rows]) -> list[Rows]:
+        return list(tensors)
+
+    inverse = forward
+
+
+@dataclass(frozen=True)
+class RowOrder:
+    """Rows in the order `order` (of each matrix alike, where there are several): forward is `w[order]`."""
+
+    order: tuple[int, ...]
+
+    def _taken(self, tensor: Rows, order: np.ndarray) -> Rows:
+        *_, rows, _ = (1, *tensor.shape) if len(tensor.shape) > 1 else (*tensor.shape, 1)
+        if rows != len(order):
+            raise ValueError(f"expected {len(order)} rows, found {rows} in {list(tensor.shape)}")
+        if len(tensor.shape) == 1:  # a bias: its elements are what a matrix's rows are
+            column = Reshaped(_Column(tensor), (rows, 1))
+            return _Flat(Take(column, order, (rows, 1)))
+        starts = np.arange(count(tensor) // rows)[:, None] * rows
+        return Take(tensor, (starts + order).reshape(-1), tensor.shape)
+
+    def forward(self, tensors: Sequence[Rows]) -> list[Rows]:
+        return [self._taken(tensor, np.array(self.order)) for tensor in tensors]
+
+    def inverse(self, tensors: Sequence[Rows]) -> list[Rows]:
+        return [self._taken(tensor, np.argsort(self.order)) for tensor in tensors]
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A vector `[n]` as `[n, 1]`."""
+
+    tensor: Rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.tensor.shape, 1)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.tensor.dtype
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        return self.tensor.rows(0, 1).reshape(-1, 1)[first:last]
+
+    def release(self, first: int, last: int) -> None:
+        pass  # a vector is small
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """`[n, 1]` as a vector `[n]`."""
+
+    tensor: Rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape[:-1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.tensor.dtype
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        return self.tensor.rows(0, count(self.tensor)).reshape(1, -1)[first:last]
+
+    def release(self, first: int, last: int) -> None:
+        self.tensor.release(0, count(self.tensor))
+
+
+def interleaved_rope(heads: int, rows: int) -> RowOrder:
+    """From halves to pairs, in each head of queries or keys: RoPE turns elements `i` and `i + D / 2` in transformers'
+    form of a llama, and `2 i` and `2 i + 1` in GGUF's."""
+    order = np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2)
+    return RowOrder(tuple(order.reshape(-1).tolist()))
+
+
+def grouped_qkv(groups: int, queries: int, length: int) -> RowOrder:
+    """From `groups` of `queries` heads, one key and one value, to all queries, all keys, all values."""
+    order = np.arange(groups * (queries + 2) * length).reshape(groups, queries + 2, length)
+    parts = (order[:, :queries], order[:, queries], order[:, queries + 1])
+    return RowOrder(tuple(np.concatenate([part.reshape(-1) for part in parts]).tolist()))
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Plus a number: norms that multiply by `1 + weight`."""
+
+    by: float
+
+    def forward(self, tensors: Sequence[Rows]) -> list[Rows]:
+        return [Mapped(tensor, partial(np.add, np.float32(self.by))) for tensor in tensors]
+
+    def inverse(self, tensors: Sequence[Rows]) -> list[Rows]:
+        return [Mapped(tensor, partial(np.add, np.float32(-self.by))) for tensor in tensors]
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """The last two axes exchanged: GPT-2's Conv1D holds `[in, out]`. Vectors stay."""
+
+    def forward(self, tensors: Sequence[Rows]) -> list[Rows]:
+        return [Transposed(tensor) if len(tensor.shape) > 1 else tensor for tensor in tensors]
+
+    inverse = forward
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Several tensors of one shape (experts, heads) along a new first axis."""
+
+    def forward(self, tensors: Sequence[Rows]) -> list[Rows]:
+        shapes = {tensor.shape for tensor in tensors}
+        if len(shapes) != 1:
+            raise ValueError(f"expected one shape, found {' and '.join(str(list(s)) for s in sorted(shapes)[:2])}")
+        return [Concatenated(tuple(tensors), (len(tensors), *tensors[0].shape))]
+
+    def inverse(self, tensors: Sequence[Rows]) -> list[Rows]:
+        (tensor,) = tensors
+        each = count(tensor) // tensor.shape[0]
+        return [Take(tensor, np.arange(i * each, (i + 1) * each), tensor.shape[1:]) for i in range(tensor.shape[0])]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One tensor into `parts` of equally many rows, of each of its matrices: a fused gate and up projection."""
+
+    parts: int
+
+    def forward(self, tensors: Sequence[Rows]) -> list[Rows]:
+        (tensor,) = tensors
+        *lead, rows, columns = tensor.shape
+        if rows % self.parts:
+            raise ValueError(f"expected a multiple of {self.parts} rows, found {rows} in {list(tensor.shape)}")
+        each = rows // self.parts
+        order = np.arange(count(tensor)).reshape(-1, self.parts, each)
+        return [Take(tensor, order[:, i].reshape(-1), (*lead, each, columns)) for i in range(self.parts)]
+
+    def inverse(self, tensors: Sequence[Rows]) -> list[Rows]:
+        *lead, each, columns = tensors[0].shape
+        rows = each * self.parts
+        order = np.arange(count(tensors[0]) * self.parts).reshape(self.parts, -1, each).swapaxes(0, 1).reshape(-1)
+        joined = Concatenated(tuple(tensors), (len(order), columns))
+        return [Take(joined, order, (*lead, rows, columns))]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One after the other."""
+
+    steps: tuple[Transform, ...]
+
+    def forward(self, tensors: Sequence[Rows]) -> list[Rows]:
+        found = list(tensors)
+        for step in self.steps:
+            found = step.forward(found)
+        return found
+
+    def inverse(self, tensors: Sequence[Rows]) -> list[Rows]:
+        found = list(tensors)
+        for step in reversed(self.steps):
+            found = step.inverse(found)
+        return found
