@@ -64,18 +64,23 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from gguf_jax import ops
 from tests.support import QUANTIZED, columns_of, random_weight
+# the types whose planes are unlike those of the others
+COMPUTED = ("Q8_0", "Q5_1", "Q6_K", "IQ2_XS", "IQ1_M", "TQ1_0", "NVFP4")
 mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
 explicit = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
 for type in QUANTIZED:
     w = random_weight(type, 8, columns=columns_of(type, 4))
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, w.shape[1])), jnp.float32)
-    whole = np.asarray(w.dequantize())
-    alone = np.asarray(ops.linear(x, w))
+    computed = type.name in COMPUTED
+    whole, alone = (np.asarray(w.dequantize()), np.asarray(ops.linear(x, w))) if computed else (None, None)
     for spec in (P("x", None), P(None, "x")):  # out-features, then whole blocks of the contracted axis
         placed = jax.device_put(w, NamedSharding(mesh, spec))
         assert placed.shape == w.shape
         assert all(plane.sharding.spec == spec for plane in jax.tree.leaves(placed))
         told = jax.device_put(w, NamedSharding(explicit, spec))
+        if not computed:
+            assert told.shape == w.shape
+            continue
         for each in (placed, told):
             decoded = jax.jit(lambda w: w.dequantize())(each)
             assert (np.asarray(decoded).view(np.uint32) == whole.view(np.uint32)).all(), type
@@ -83,6 +88,8 @@ for type in QUANTIZED:
         y = np.asarray(jax.jit(ops.linear)(x, placed))
         size = np.abs(np.asarray(x)) @ np.abs(whole).T
         assert (np.abs(y - alone) <= 2 * np.finfo(np.float32).eps * w.shape[1] * size).all(), type
+    if not computed:
+        continue
     specs = dict(in_specs=(P(), P("x", None)), out_specs=P(None, "x"))
     mapped = jax.shard_map(lambda x, w: ops.linear(x, w), mesh=mesh, **specs)
     y = np.asarray(jax.jit(mapped)(x, jax.device_put(w, NamedSharding(mesh, P("x", None)))))

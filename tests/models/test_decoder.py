@@ -98,12 +98,23 @@ def run_cached(model, tokens, cuts, cache_dtype=jnp.float32):
     return np.concatenate(rows)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("cuts", [[0], [0, 5, 8], list(range(13))], ids=["single", "chunks", "one by one"])
+CUTS = {"single": [0], "chunks": [0, 5, 8], "one by one": list(range(13))}
+
+
+# every variant in chunks (one by one, families are), and every way to cut where what is cut has a say
+@pytest.mark.parametrize(
+    ("variant", "cuts"),
+    [(variant, "chunks") for variant in VARIANTS]
+    + [
+        (variant, cuts)
+        for variant in ("interleaved", "windows everywhere", "positions")
+        for cuts in ("single", "one by one")
+    ],
+)
 def test_property_chunked_prefill_is_single_prefill(variant, cuts):
     model = small_model(**VARIANTS[variant])
     whole = np.asarray(model(np.array([TOKENS])))[0]
-    assert np.abs(run_cached(model, TOKENS, cuts) - whole).max() <= 2 * rounding(whole, model.config)
+    assert np.abs(run_cached(model, TOKENS, CUTS[cuts]) - whole).max() <= 2 * rounding(whole, model.config)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])

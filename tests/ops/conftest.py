@@ -21,3 +21,17 @@ def emulator() -> Iterator[None]:
         patch.setattr(jax.ffi, "ffi_call", partial(emulated.ffi_call, runner))
         yield
     runner.close()
+
+
+@pytest.fixture(autouse=True)
+def _small_programs_are_kept() -> Iterator[None]:
+    """Where CI keeps what is compiled, it runs these tests once more for each level: of a thousand programs that take a
+    few hundredths of a second each."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        yield
+        return
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0.0)
+    yield
+    jax.config.update(name, before)

@@ -29,8 +29,10 @@ SHAPES = {
 PRECISIONS = ("exact", "fast")
 ODD = {"a token": (2, 1, 6, 2, 11, 8, 6), "many keys": (1, 1, 3, 3, 300, 33, 17), "a prompt": (1, 9, 4, 2, 70, 19, 35)}
 TYPES = [(name, name) for name in CACHE_TYPES] + [("f16", "q8_0"), ("q4_0", "f32")]
+# every type where tokens and where prompts are read, every shape for a float type and for a packed one
 CASES = (
-    [(SHAPES[shape], types, None) for shape in SHAPES for types in TYPES]
+    [(SHAPES[shape], types, None) for shape in ("a token", "a prompt, many blocks") for types in TYPES]
+    + [(SHAPES[shape], (name, name), None) for shape in list(SHAPES)[1:-1] for name in ("f16", "q8_0")]
     + [(SHAPES[shape], ("f16", "f16"), window) for shape in SHAPES for window in (1, 4, 70)]
     + [(shape, (name, name), None) for shape in ODD.values() for name in ("f32", "f16", "bf16")]
 )
@@ -45,7 +47,8 @@ FAST_SHAPES = [
     (1, 520, 12, 1, 530, 32, 32),
 ]
 FAST_CASES = (
-    [(shape, types, None) for shape in FAST_SHAPES[:3] for types in TYPES]
+    [(FAST_SHAPES[2], types, None) for types in TYPES]
+    + [(shape, (name, name), None) for shape in FAST_SHAPES[:2] for name in ("f32", "q4_0")]
     + [(shape, ("f16", "f16"), window) for shape in FAST_SHAPES for window in (None, 1, 37, 300)]
     + [(shape, (name, name), None) for shape in (*SHAPES.values(), *ODD.values()) for name in ("f32", "f16")]
 )
