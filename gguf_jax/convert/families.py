@@ -434,10 +434,11 @@ _GPTNEOX = Family(
 def _falcon_kv_heads(config: Config) -> int:
     """Of the new form its own number; of the old one, or as many as heads."""
     heads = config.integer(*keys.HEADS, low=1)
+    multi_query = config.flag("multi_query", True)
     if config.flag("new_decoder_architecture", False):
         return config.integer("num_kv_heads", "n_head_kv", default=heads, low=1)
     config.first(("num_kv_heads", "n_head_kv"))
-    return 1 if config.flag("multi_query", True) else heads
+    return 1 if multi_query else heads
 
 
 def _falcon(config: Config) -> Values:

@@ -98,8 +98,8 @@ def rope_section(config: Config, kind: str = "full_attention") -> Values:
         if key not in found and config.first(names)[1] is not None:
             found[key] = config.number(*names)
     original = "original_max_position_embeddings"
-    if original not in found and config.get(original) is not None:
-        found[original] = config.integer(original)
+    if config.first((original,))[1] is not None:
+        found.setdefault(original, config.integer(original))
     return found
 
 
@@ -196,7 +196,8 @@ def windows(config: Config, *, every: int | None, name: str = "sliding_window") 
     `every`-th, or all."""
     kinds = config.get("layer_types")
     length = config.first((name,))[1]
-    if length is None or config.get("use_sliding_window") is False:
+    uses = config.flag("use_sliding_window", True)
+    if length is None or not uses:
         return {}
     found: Values = {"attention.sliding_window": config.integer(name)}
     if kinds is not None:
