@@ -32,6 +32,10 @@ class Layout(Protocol):
         """Logical shape, in weights."""
         ...
 
+    def of(self, stack: int | None) -> Layout:
+        """The same for a stack of so many of its matrices, or for one alone."""
+        ...
+
     def dequantize(self, planes: Mapping[str, Any], type: GGMLType) -> jax.Array:
         """float32 values, traceable."""
         ...
@@ -97,6 +101,13 @@ class QuantizedArray:
         if self.layout is not None:
             return self.layout.dequantize(self.planes, self.type).astype(dtype)
         return self.format.decode_planes(self.planes, jnp).astype(dtype)
+
+    def take(self, index: jax.Array) -> QuantizedArray:
+        """Of a stack of matrices `[n, rows, columns]` those at int `index [m]`, or the one at `index []`: packed as
+        they are, and traceable. What is out of range is clipped."""
+        layout = None if self.layout is None else self.layout.of(index.size if index.ndim else None)
+        planes = {name: jnp.take(plane, index, axis=0, mode="clip") for name, plane in self.planes.items()}
+        return QuantizedArray(planes, self.type, layout)
 
     def to_blocks(self) -> np.ndarray:
         """The file's bytes, uint8 `[..., n_blocks * bytes_per_block]`, on the host."""

@@ -2,6 +2,7 @@
 
 from gguf_jax.ops.attention import attention, attention_spans
 from gguf_jax.ops.encode import encode
+from gguf_jax.ops.grouped_linear import gated_grouped_linear, grouped_linear, grouped_linears
 from gguf_jax.ops.layer_norm import layer_norm
 from gguf_jax.ops.linear import gated_linear, linear, linears
 from gguf_jax.ops.precision import Precision
@@ -16,7 +17,10 @@ __all__ = [
     "attention",
     "attention_spans",
     "encode",
+    "gated_grouped_linear",
     "gated_linear",
+    "grouped_linear",
+    "grouped_linears",
     "layer_norm",
     "linear",
     "linears",

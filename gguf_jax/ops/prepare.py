@@ -16,26 +16,31 @@ from gguf_jax.quantized_array import QuantizedArray, Weight
 
 
 def prepare(w: Weight) -> Weight:
-    """The same weight as `linear` and `take_rows` read it fastest here; `w` itself if that is as it is.
+    """The same weight, a matrix or a stack of them, as `linear`, `grouped_linear` and `take_rows` read it fastest here;
+    `w` itself if that is as it is.
 
     Writing back (`to_blocks`) gives the same bytes. Not for tracers: this is a step of loading.
     """
-    if not isinstance(w, QuantizedArray) or w.layout is not None or w.ndim != 2:
+    if not isinstance(w, QuantizedArray) or w.layout is not None or w.ndim not in (2, 3):
         return w
     made = prepare_blocks(w.to_blocks(), w.type)
     return w if made.layout is None else jax.tree.map(jnp.asarray, made)
 
 
 def prepare_blocks(blocks: np.ndarray, type: GGMLType, memory: Memory | None = None) -> QuantizedArray:
-    """`prepare` from the bytes of a file, uint8 `[N, bytes]`, with NumPy planes: nothing is held twice. `memory`: room
-    that the weights of one model share."""
+    """`prepare` from the bytes of a file, uint8 `[..., N, bytes]`, with NumPy planes: nothing is held twice. `memory`:
+    room that the weights of one model share."""
+    *stack, count, row = blocks.shape
     if jax.default_backend() == "cpu" and available():
         try:
-            columns = panels.columns_of(blocks, type)
+            rows = blocks.reshape(-1, row)
+            columns = panels.columns_of(rows, type)
+            whole = not stack or count % panels.LANES == 0  # matrices of a stack do not share a panel
             # TQ1_0 spells some values in several ways, which panels do not tell apart
-            if columns % 32 == 0 and blocks.size and panels.canonical(blocks, type):
-                planes = {"panels": panels.pack(blocks, type, memory)}
-                return QuantizedArray(planes, type, PanelLayout(len(blocks), columns))
+            if columns % 32 == 0 and blocks.size and whole and panels.canonical(rows, type):
+                packed = panels.pack(rows, type, memory)
+                planes = {"panels": packed.reshape(*stack, -1, packed.shape[-1])}
+                return QuantizedArray(planes, type, PanelLayout(count, columns, *stack))
         except Unsupported:
             pass
     return QuantizedArray.from_blocks(blocks, type)

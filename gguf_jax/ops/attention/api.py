@@ -1,8 +1,9 @@
-"""`attention`: causal grouped-query attention over keys and values that stand at their positions."""
+"""`attention`: grouped-query attention over keys and values that stand at their positions."""
 
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 from gguf_jax.ops.attention import native, xla
 from gguf_jax.ops.implementation import run
@@ -22,12 +23,14 @@ def attention(
     scale: float,
     softcap: float | None = None,
     sinks: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    causal: bool = True,
     window: int | None = None,
     span: int | None = None,
     precision: Precision = "exact",
     implementation: str | None = None,
 ) -> jax.Array:
-    """Attention of queries at `positions` to every key at the same or an earlier position.
+    """Attention of queries at `positions` to every key at the same or an earlier position, or to all of a sequence.
 
     Args:
         q: `[B, T, H, D]`.
@@ -39,6 +42,8 @@ def attention(
         softcap: c, so that a score s becomes `c tanh(s / c)`; None: it stays.
         sinks: `[H]` float, for each head a score that takes its part of the softmax and has no value; None: there are
             none.
+        bias: `[H, T, S]` float, added to the scores; None: nothing is.
+        causal: False: every query sees all keys up to the sequence's last position, which must be among the queries.
         window: a query at p sees keys in `(p - window, p]`; None: all of `[0, p]`.
         span: static, a promise that all positions are below it, so that no key behind it need be looked at; `spans`
             says which are worth a program of their own. None: the whole cache.
@@ -67,12 +72,20 @@ def attention(
         raise ValueError(f"attention: expected sinks of {heads} heads, found {sinks.shape}")
     if softcap is not None and not softcap > 0:
         raise ValueError(f"attention: expected a softcap above 0, found {softcap}")
+    if bias is not None and bias.shape != (heads, length, slots):
+        raise ValueError(f"attention: expected a bias {(heads, length, slots)}, found {bias.shape}")
+    if not causal:
+        if window is not None:
+            raise ValueError("attention: expected no window where queries see all keys")
+        # a query sees what lies at or before its position: all stand at the last one
+        last = positions.max(axis=1, keepdims=True)
+        positions = jnp.where(positions < 0, positions, last)
     if window is not None and window < 1:
         raise ValueError(f"attention: expected a window of at least 1, found {window}")
     if span is not None and not 1 <= span <= slots:
         raise ValueError(f"attention: expected a span from 1 to the cache's {slots}, found {span}")
     options = dict(scale=scale, softcap=softcap, window=window, span=span, precision=known("attention", precision))
-    return run("attention", IMPLEMENTATIONS, implementation, q, k, v, positions, sinks, **options)
+    return run("attention", IMPLEMENTATIONS, implementation, q, k, v, positions, sinks, bias, **options)
 
 
 def attention_spans(k: Weight, v: Weight, *, implementation: str | None = None) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ def attention(
     v: Weight,
     positions: jax.Array,
     sinks: jax.Array | None = None,
+    bias: jax.Array | None = None,
     *,
     scale: float,
     softcap: float | None,
@@ -38,8 +39,11 @@ def attention(
     """See `ops.attention`. `span` is of no use here: what lies behind a query is not read.
 
     Raises:
-        Unsupported: the library is not there, the arrays are not on one CPU, or of types that the kernels do not take.
+        Unsupported: the library is not there, the arrays are not on one CPU, or of types that the kernels do not take;
+            or there is a bias.
     """
+    if bias is not None:
+        raise Unsupported("attention: native kernels add nothing to scores, found a bias")
     ffi_target(TARGET)
     check_placement("attention", q, k, v, positions, *([] if sinks is None else [sinks]))
     if q.dtype not in FLOAT_TYPES or positions.dtype != jnp.int32:

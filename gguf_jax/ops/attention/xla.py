@@ -21,6 +21,7 @@ def attention(
     v: Weight,
     positions: jax.Array,
     sinks: jax.Array | None = None,
+    bias: jax.Array | None = None,
     *,
     scale: float,
     softcap: float | None = None,
@@ -46,6 +47,9 @@ def attention(
     scores = scores * scale
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
+    if bias is not None:
+        bias = bias.astype(jnp.float32)[..., :slots]
+        scores = scores + bias.reshape(groups, heads // groups, length, slots)
     scores = jnp.where(seen[:, None, None], scores, MASKED)
     if sinks is not None:
         sink = sinks.astype(jnp.float32).reshape(1, groups, heads // groups, 1, 1)

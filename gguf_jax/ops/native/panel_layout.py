@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -17,25 +17,38 @@ from gguf_jax.ops.native.library import ffi_target
 
 @dataclass(frozen=True)
 class PanelLayout:
-    """Sixteen rows a panel: the one plane is `panels`, uint8 `[ceil(rows / 16), bytes]`.
+    """Sixteen rows a panel: the one plane is `panels`, uint8 `[ceil(rows / 16), bytes]`; of a stack of matrices
+    (experts, of whole panels each) `[stack, rows / 16, bytes]`.
 
-    The shape stands here since the last panel may be padded; a prepared weight is one matrix on one device.
+    The shape stands here since the last panel may be padded; a prepared weight is on one device.
     """
 
     rows: int
     columns: int
+    stack: int | None = None
 
     @property
-    def shape(self) -> tuple[int, int]:
-        return self.rows, self.columns
+    def shape(self) -> tuple[int, ...]:
+        return (self.rows, self.columns) if self.stack is None else (self.stack, self.rows, self.columns)
+
+    def of(self, stack: int | None) -> PanelLayout:
+        return replace(self, stack=stack)
+
+    def _flat(self) -> PanelLayout:
+        """The matrix of all rows."""
+        return PanelLayout((self.stack or 1) * self.rows, self.columns)
 
     def dequantize(self, planes: Mapping[str, Any], type: GGMLType) -> jax.Array:
-        """float32 `[rows, columns]`, traceable, bit-equal to ggml's `to_float`."""
-        return take_rows(planes["panels"], jnp.arange(self.rows, dtype=jnp.int32), type, self)
+        """float32 of the layout's shape, traceable, bit-equal to ggml's `to_float`."""
+        flat, plane = self._flat(), planes["panels"]
+        rows = take_rows(plane.reshape(-1, plane.shape[-1]), jnp.arange(flat.rows, dtype=jnp.int32), type, flat)
+        return rows.reshape(self.shape)
 
     def blocks(self, planes: Mapping[str, Any], type: GGMLType) -> np.ndarray:
-        """The file's bytes, uint8 `[rows, bytes]`."""
-        return panels.unpack(np.asarray(planes["panels"]), type, self.rows, self.columns)
+        """The file's bytes, uint8 `[..., rows, bytes]`."""
+        flat, plane = self._flat(), np.asarray(planes["panels"])
+        rows = panels.unpack(plane.reshape(-1, plane.shape[-1]), type, flat.rows, flat.columns)
+        return rows.reshape(*self.shape[:-1], rows.shape[-1])
 
 
 def take_rows(panel_bytes: jax.Array, ids: jax.Array, type: GGMLType, layout: PanelLayout) -> jax.Array:

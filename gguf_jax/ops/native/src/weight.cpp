@@ -35,10 +35,18 @@ Panels Weight::some(int64_t first, int count, uint8_t* memory) const {
     return p;
 }
 
+Weight Weight::of_stack(int64_t i) const {
+    Weight w = *this;
+    if (kind == PANELS) w.data += size_t(i * panels()) * panel_size;
+    if (kind == FLOATS) w.data += size_t(i * rows) * floats(0, 1).row_bytes();
+    for (int64_t f = 0; f < kind; ++f) w.planes.data[f] += size_t(i * blocks) * planes.stride[f];
+    return w;
+}
+
 std::string Weight::parse(const xla::ffi::RemainingArgs& args, size_t& next, int64_t type_, int64_t kind_, int64_t rows_,
-                          int64_t columns_) {
+                          int64_t columns_, int64_t stack) {
     type = int(type_), kind = kind_, rows = rows_, columns = columns_;
-    if (rows < 0 || columns < 0 || kind < FLOATS || kind > Fields::MOST) return "malformed attributes";
+    if (rows < 0 || columns < 0 || stack < 1 || kind < FLOATS || kind > Fields::MOST) return "malformed attributes";
     const size_t count = kind > 0 ? size_t(kind) : 1;
     if (next + count > args.size()) return "too few arguments";
     AnyBuffer buffers[Fields::MOST] = {*args.get<AnyBuffer>(next), *args.get<AnyBuffer>(next), *args.get<AnyBuffer>(next),
@@ -51,7 +59,7 @@ std::string Weight::parse(const xla::ffi::RemainingArgs& args, size_t& next, int
         const bool fits = (type == FLOAT32 && found == DataType::F32) || (type == FLOAT16 && found == DataType::F16) ||
                           (type == BFLOAT16 && found == DataType::BF16);
         if (!fits) return "a float weight of an unexpected type";
-        const int64_t expected = rows * int64_t(floats(0, 1).row_bytes());
+        const int64_t expected = stack * rows * int64_t(floats(0, 1).row_bytes());
         return bytes_of(buffers[0]) == expected ? "" : sizes("float weight", expected, bytes_of(buffers[0]));
     }
     int block = 0;
@@ -60,13 +68,13 @@ std::string Weight::parse(const xla::ffi::RemainingArgs& args, size_t& next, int
     if (columns % block != 0) return "columns are no multiple of the block";
     panel_size = panel_bytes_of(type, size_t(columns));
     if (kind == PANELS) {
-        const int64_t expected = panels() * int64_t(panel_size);
+        const int64_t expected = stack * panels() * int64_t(panel_size);
         return bytes_of(buffers[0]) == expected ? "" : sizes("panels", expected, bytes_of(buffers[0]));
     }
-    const int64_t blocks = rows * (columns / block);
+    blocks = rows * (columns / block);
     const FieldBytes fields = field_bytes(type);
     for (size_t i = 0; i < size_t(Fields::MOST); ++i) {
-        const int64_t width = fields.bytes[i], expected = blocks * width;
+        const int64_t width = fields.bytes[i], expected = stack * blocks * width;
         if ((width > 0) != (i < count)) return "a wrong number of planes";
         if (i >= count) break;
         if (bytes_of(buffers[i]) != expected) return sizes("plane", expected, bytes_of(buffers[i]));
