@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from gguf_jax import ops
 from gguf_jax.formats import GGMLType
+from gguf_jax.models.companions import Accompanied, Companions, checked_ids
 from gguf_jax.models.config import DecoderConfig, QKNorm
 from gguf_jax.nn import kv_cache
-from gguf_jax.nn.kv_cache import DEFAULT_CACHE_TYPE, CacheType, KVCache, cache_types
+from gguf_jax.nn.kv_cache import CacheType, KVCache, cache_types
 from gguf_jax.nn.linear import Embedding, LayerNorm, Linear, RMSNorm
 from gguf_jax.nn.rope import RopeConfig, RopePairing, rotation
 from gguf_jax.quantized_array import Weight
@@ -152,17 +149,7 @@ def _scaled(x: jax.Array, scale: float) -> jax.Array:
     return x if scale == 1 else x * scale
 
 
-@dataclass(eq=False)
-class Companions:
-    """What rides on a model without being part of what it computes: equal only to itself."""
-
-    metadata: Mapping[str, Any] | None = None
-    tokenizer: Any = None
-    cache_type: CacheType | tuple[CacheType, CacheType] = DEFAULT_CACHE_TYPE
-    adapters: tuple[Any, ...] = ()
-
-
-class Decoder(nnx.Module):
+class Decoder(Accompanied):
     """The model of a GGUF file, or a fresh one with random weights.
 
     `decoder.blk[3].attn_q.weight` is the variable of the tensor `blk.3.attn_q.weight`: an `nnx.Param` with a float
@@ -189,44 +176,6 @@ class Decoder(nnx.Module):
         untied = not c.tied_output
         self.output = Linear(c.embedding_length, c.vocab_size, bias=c.output_bias, rngs=rngs) if untied else None
 
-    @property
-    def metadata(self) -> Mapping[str, Any] | None:
-        """The metadata of the file that the model was loaded from."""
-        return self.companions.metadata if self.companions else None
-
-    @metadata.setter
-    def metadata(self, value: Mapping[str, Any] | None) -> None:
-        self.accompany(metadata=value)
-
-    @property
-    def tokenizer(self) -> Any:
-        """The file's tokenizer, when the model was loaded by `gguf_jax.load`."""
-        return self.companions.tokenizer if self.companions else None
-
-    @tokenizer.setter
-    def tokenizer(self, value: Any) -> None:
-        self.accompany(tokenizer=value)
-
-    @property
-    def cache_type(self) -> CacheType | tuple[CacheType, CacheType]:
-        """What an `Engine` that is not told otherwise keeps keys and values as (see `nn.kv_cache.CACHE_TYPES`)."""
-        return self.companions.cache_type if self.companions else DEFAULT_CACHE_TYPE
-
-    @cache_type.setter
-    def cache_type(self, value: CacheType | tuple[CacheType, CacheType]) -> None:
-        self.accompany(cache_type=cache_types(value))
-
-    def accompany(self, **changes: Any) -> None:
-        """Changes fields of `companions`."""
-        self.companions = replace(self.companions or Companions(), **changes)
-
-    def structure(self) -> Decoder:
-        """The same variables without the companions: models of one structure then share compiled programs, and the
-        cache of programs keeps no model's tokenizer alive."""
-        bare = copy.copy(self)
-        vars(bare)["companions"] = None  # past flax's check, which forbids assignments to a model that jit closes over
-        return bare
-
     def __call__(self, tokens: Any) -> jax.Array:
         """Logits of whole sequences, float32 `[B, T, vocab]`, for token ids `tokens [B, T]`.
 
@@ -237,20 +186,9 @@ class Decoder(nnx.Module):
             ValueError: `tokens` are no integers `[B, T]`, or (when they are on the host) an id is not in the
                 vocabulary.
         """
-        if not isinstance(tokens, jax.Array):
-            tokens = np.asarray(tokens)
-            if tokens.size and np.issubdtype(tokens.dtype, np.integer):
-                self._check_ids(tokens)
-        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-            raise ValueError(f"tokens: expected integers [B, T], found {tokens.dtype} {list(tokens.shape)}")
+        tokens = checked_ids(tokens, self.config.vocab_size)
         graphdef, state = nnx.split(self.structure())
-        return _whole(graphdef, state, jnp.asarray(tokens, jnp.int32))
-
-    def _check_ids(self, tokens: np.ndarray) -> None:
-        low, high = int(tokens.min()), int(tokens.max())
-        if low < 0 or high >= self.config.vocab_size:
-            wrong = low if low < 0 else high
-            raise ValueError(f"tokens: expected ids from 0 to {self.config.vocab_size - 1}, found {wrong}")
+        return _whole(graphdef, state, tokens)
 
     def hidden(
         self,

@@ -17,12 +17,13 @@ from flax import nnx
 from gguf_jax.nn.linear import Linear, gated
 from gguf_jax.ops import Precision
 
-Activation = Literal["silu", "gelu", "gelu_tanh"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
 ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
 }
 """`gelu` is `x Phi(x)`; `gelu_tanh` its approximation by a hyperbolic tangent."""
 
