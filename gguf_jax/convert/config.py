@@ -98,6 +98,11 @@ class Config(Mapping[str, Any]):
             raise self.error(name, " or ".join(map(repr, allowed)), value)
         return value
 
+    def expect_equal(self, key: str, value: Any, expected: Any) -> None:
+        """GGUFError unless a value is what it must be."""
+        if value != expected:
+            raise self.error(key, repr(expected), value)
+
     def section(self, *names: str) -> dict[str, Any]:
         """An object, empty where there is none."""
         name, value = self.first(names)

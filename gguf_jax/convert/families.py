@@ -194,10 +194,6 @@ def _gemma3(config: Config) -> Values:
     config.expect(("attn_logit_softcapping",), (None,))
     every = config.integer("_sliding_window_pattern", "sliding_window_pattern", default=6, low=1)
     values = {**keys.shared(config), **keys.windows(config, every=6)}
-    local = keys.rope_section(config, "sliding_attention") if "rope_parameters" in config else {}
-    base = local.get("rope_theta", config.number(keys.LOCAL_BASE, default=10000.0))
-    if keys.LOCAL_BASE in config.given or "sliding_attention" in config.section("rope_parameters"):
-        values["rope.freq_base_swa"] = float(base)
     if "layer_types" not in config and every != 6:
         blocks = range(values["block_count"])
         values["attention.sliding_window_pattern"] = [(i + 1) % every != 0 for i in blocks]
@@ -580,7 +576,7 @@ _STABLELM = Family(
 
 def _olmo2(config: Config) -> Values:
     config.expect(ACTIVATIONS, SILU, "silu")
-    return {**keys.shared(config), **keys.windows(config, every=4)}
+    return {**keys.shared(config), **keys.windows(config, every=4, always=True)}
 
 
 _OLMO2 = Family(

@@ -95,8 +95,8 @@ def rope_section(config: Config, kind: str = "full_attention") -> Values:
     found = {key: value for key, value in own.items() if value is not None and not isinstance(value, dict)}
     found.setdefault("rope_type", found.pop("type", "default"))
     for key, names in (("rope_theta", BASES), ("partial_rotary_factor", PARTIAL)):
-        if key not in found and config.first(names)[1] is not None:
-            found[key] = config.number(*names)
+        if config.first(names)[1] is not None:
+            found.setdefault(key, config.number(*names))
     original = "original_max_position_embeddings"
     if config.first((original,))[1] is not None:
         found.setdefault(original, config.integer(original))
@@ -159,6 +159,13 @@ def rope(config: Config) -> Values:
             found["rope.scaling.type"] = "longrope"
     if "rope_theta" in section:
         found["rope.freq_base"] = float(section["rope_theta"])
+    if config.first((LOCAL_BASE,))[1] is not None:
+        found["rope.freq_base_swa"] = config.number(LOCAL_BASE)
+    elif "sliding_attention" in config.section("rope_parameters"):
+        local = checked_rope(config, "sliding_attention")
+        config.expect_equal("rope_parameters.sliding_attention.rope_type", local["rope_type"], "default")
+        if "rope_theta" in local:
+            found["rope.freq_base_swa"] = float(local["rope_theta"])
     return found
 
 
@@ -191,9 +198,9 @@ def llama3_factors(config: Config) -> np.ndarray | None:
     return found.astype(np.float32)
 
 
-def windows(config: Config, *, every: int | None, name: str = "sliding_window") -> Values:
-    """The length of windows, and which layers have one where that is not the architecture's usual: all but each
-    `every`-th, or all."""
+def windows(config: Config, *, every: int | None, name: str = "sliding_window", always: bool = False) -> Values:
+    """The length of windows, and which layers have one: where that is not the architecture's usual (all but each
+    `every`-th, or all), or always."""
     kinds = config.get("layer_types")
     length = config.first((name,))[1]
     uses = config.flag("use_sliding_window", True)
@@ -207,7 +214,7 @@ def windows(config: Config, *, every: int | None, name: str = "sliding_window") 
         slides = [kind == "sliding_attention" for kind in kinds]
         if not any(slides):
             return {}
-        if slides != [every is None or (i + 1) % every != 0 for i in range(blocks)]:
+        if always or slides != [every is None or (i + 1) % every != 0 for i in range(blocks)]:
             found["attention.sliding_window_pattern"] = slides
     return found
 

@@ -18,6 +18,10 @@ HARMLESS_NORMALIZERS = ("NFC",)
 """Which byte-level models have, and readers of GGUF files do without."""
 
 
+NAMED_AFTER = {"command-r": "command-r", "stablelm": "stablelm2", "granite": "refact"}
+"""Architecture -> the name that its files have, of several for one way to cut."""
+
+
 def patterns_of(pre_tokenizer: Mapping[str, Any] | None) -> tuple[str, ...]:
     """The patterns of a tokenizer.json's `pre_tokenizer`; GGUFJaxError for a step that cuts in another way."""
     return tuple(_patterns(pre_tokenizer or {}))
@@ -56,7 +60,7 @@ def _patterns(step: Mapping[str, Any]) -> Iterator[str]:
 
 def name_of(tokenizer: Mapping[str, Any], architecture: str) -> str:
     """The value of `tokenizer.ggml.pre` for a byte-level tokenizer.json. Of several that cut alike, the one that is
-    named after the architecture, else the first.
+    usual for the architecture, else the first.
 
     Raises:
         GGUFJaxError: none cuts so; shows the patterns.
@@ -77,4 +81,5 @@ def name_of(tokenizer: Mapping[str, Any], architecture: str) -> str:
             f"pre_tokenizer: expected patterns of a known value of tokenizer.ggml.pre, found "
             f"{shown(list(found), 1000)}{' with ignore_merges' if whole_words else ''}; --pre names the value to write"
         )
-    return next((n for n in names if n.startswith(architecture) or architecture.startswith(n)), names[0])
+    preferred = NAMED_AFTER.get(architecture)
+    return preferred if preferred in names else names[0]
