@@ -75,6 +75,12 @@ def small_config(**changes: object) -> DecoderConfig:
 def small_model(seed: int = 0, stddev: float = 0.3, **changes: object) -> Decoder:
     """A `Decoder` with weights large enough that every part of it moves the logits."""
     model = Decoder(small_config(**changes), rngs=nnx.Rngs(seed))
+    randomize(model, seed, stddev)
+    return model
+
+
+def randomize(model: nnx.Module, seed: int = 0, stddev: float = 0.3) -> None:
+    """Gives a model weights large enough that every part of it shows in the result."""
     rng = np.random.default_rng(seed)
     state = nnx.state(model)
     for _, variable in nnx.to_flat_state(state):
@@ -82,4 +88,3 @@ def small_model(seed: int = 0, stddev: float = 0.3, **changes: object) -> Decode
         base = 1.0 if len(shape) == 1 else 0.0  # norms stay near one, biases move off zero
         variable.set_value(np.float32(base + stddev * rng.standard_normal(shape)))
     nnx.update(model, state)
-    return model

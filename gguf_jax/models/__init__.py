@@ -1,7 +1,18 @@
-"""Model code: one generic decoder, and one entry in `ARCHITECTURES` for each `general.architecture`."""
+"""Model code: one generic decoder, encoders, and one entry in `ARCHITECTURES` for each `general.architecture`."""
 
 from gguf_jax.models.architectures import ARCHITECTURES, Architecture, architecture_of, config_of
 from gguf_jax.models.config import DecoderConfig
 from gguf_jax.models.decoder import Decoder
+from gguf_jax.models.encoder import Encoder, EncoderConfig, T5Encoder
 
-__all__ = ["ARCHITECTURES", "Architecture", "Decoder", "DecoderConfig", "architecture_of", "config_of"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "Decoder",
+    "DecoderConfig",
+    "Encoder",
+    "EncoderConfig",
+    "T5Encoder",
+    "architecture_of",
+    "config_of",
+]

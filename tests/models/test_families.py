@@ -7,6 +7,7 @@ from flax import nnx
 from gguf_jax.checkpoint import tensors_of
 from gguf_jax.models import ARCHITECTURES, Decoder, config_of
 from tests.models import reference
+from tests.models.encoder_families import ENCODERS
 from tests.models.families import FAMILIES
 from tests.models.test_decoder import rounding, run_cached
 from tests.support import small_model
@@ -15,7 +16,8 @@ TOKENS = np.random.default_rng(0).integers(0, 97, 13).tolist()
 
 
 def test_every_architecture_has_a_family():
-    assert {family.architecture for family in FAMILIES.values()} == set(ARCHITECTURES)
+    every = [*FAMILIES.values(), *ENCODERS.values()]
+    assert {family.architecture for family in every} == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -11,10 +11,11 @@ from typing import Any
 
 from gguf_jax.errors import GGUFError
 from gguf_jax.gguf.text import shown
-from gguf_jax.models.architectures import cohere, gemma, granite, layer_normed, olmo
+from gguf_jax.models.architectures import cohere, encoders, gemma, granite, layer_normed, olmo
 from gguf_jax.models.architectures.reader import Shapes, decoder
 from gguf_jax.models.config import QKNorm
 from gguf_jax.models.decoder import Decoder
+from gguf_jax.models.encoder import Encoder, T5Encoder
 from gguf_jax.models.keys import Keys
 from gguf_jax.nn.feed_forward import FusedGated, Plain
 from gguf_jax.nn.rope import RopePairing
@@ -52,6 +53,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "granite": Architecture(granite.granite),
     "command-r": Architecture(cohere.command_r),
     "cohere2": Architecture(cohere.cohere2),
+    "bert": Architecture(encoders.bert, Encoder),
+    "nomic-bert": Architecture(encoders.nomic_bert, Encoder),
+    "jina-bert-v2": Architecture(encoders.jina_bert_v2, Encoder),
+    "t5encoder": Architecture(encoders.t5_encoder, T5Encoder),
 }
 
 
