@@ -16,6 +16,7 @@ from gguf_jax.errors import GGUFError, GGUFJaxError
 from gguf_jax.gguf.text import printable
 from gguf_jax.models import Decoder, DecoderConfig, architecture_of, config_of
 from gguf_jax.nn import Linear, variable
+from gguf_jax.nn.experts import ExpertLinear
 from gguf_jax.nn.lora import AdapterScale
 from gguf_jax.quantized_array import FLOATS, QuantizedArray, Weight
 
@@ -143,10 +144,11 @@ def weight_of(
     view: gguf.TensorView, module: nnx.Module, config: DecoderConfig, memory: ops.Memory | None
 ) -> QuantizedArray | np.ndarray:
     """A tensor as `load` gives it to the module that holds it, in host memory of its own, so that nothing depends on
-    the mapped file afterwards. A matrix that is multiplied by is prepared, in `memory` (None: nothing is)."""
+    the mapped file afterwards. What is multiplied by, a matrix or one for each expert, is prepared, in `memory` (None:
+    nothing is)."""
     # rows of an embedding are looked up one by one, unless it is also the output projection
-    multiplies = isinstance(module, Linear) or (view.name == "token_embd.weight" and config.tied_output)
-    return _host(view, memory if multiplies and len(view.shape) == 2 else None)
+    multiplies = isinstance(module, (Linear, ExpertLinear)) or (view.name == "token_embd.weight" and config.tied_output)
+    return _host(view, memory if multiplies and len(view.shape) > 1 else None)
 
 
 def _host(view: gguf.TensorView, memory: ops.Memory | None) -> QuantizedArray | np.ndarray:

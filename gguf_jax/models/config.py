@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from gguf_jax.nn.experts import Experts
 from gguf_jax.nn.feed_forward import FeedForward, Gated
 from gguf_jax.nn.projection import Projection, Separate
 from gguf_jax.nn.rope import RopeConfig
@@ -18,6 +19,14 @@ class QKNorm(enum.Enum):
     HEAD = "head"  # each head by itself, one weight [D] for all heads
     HEADS = "heads"  # each head by itself, a weight [H, D]
     ROW = "row"  # all heads of a position together, a weight [H * D]
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """Queries at position p count `1 + scale ln(1 + floor(p / length))` times (Llama 4, Ministral 3)."""
+
+    scale: float
+    length: int
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,9 @@ class DecoderConfig:
         parallel: both parts of a block see the same input.
         projection: how queries, keys and values are made.
         feed_forward: the form of the feed-forward part and its activation.
+        leading_dense_block_count: so many blocks, the first ones, have a gated part where the others have experts.
+        ffn_norm_name: the tensor that is the norm before the feed-forward part.
+        attn_sinks: a head's softmax has `attn_sinks.weight` among its scores, which no value belongs to.
         windows: for every block, the sliding window in tokens, or None for full attention.
         rope: how positions turn queries and keys; None: they do not (`position_embd`).
         window_rope: the same in blocks with a window, where it differs.
@@ -52,6 +64,7 @@ class DecoderConfig:
             the long ones are for sequences that may become longer than so many tokens.
         rope_freqs: the file has `rope_freqs.weight`, a divisor for every RoPE frequency.
         attn_bias, attn_output_bias, ffn_bias, output_bias: which projections carry a bias.
+        temperature: how queries grow with their positions, if they do.
         qk_norm: how queries and keys are normalized before RoPE, if they are.
         tied_output: the output projection is the token embedding.
     """
@@ -79,7 +92,11 @@ class DecoderConfig:
     ffn_post_norm: bool = False
     parallel: bool = False
     projection: Projection = SEPARATE
-    feed_forward: FeedForward = GATED
+    feed_forward: FeedForward | Experts = GATED
+    leading_dense_block_count: int = 0
+    ffn_norm_name: str = "ffn_norm"
+    attn_sinks: bool = False
+    temperature: Temperature | None = None
     window_rope: RopeConfig | None = None
     global_rope: bool = True
     attention_softcap: float | None = None
@@ -102,3 +119,7 @@ class DecoderConfig:
         if self.windows[block] is None:
             return self.rope if self.global_rope else None
         return self.window_rope or self.rope
+
+    def feed_forward_of(self, block: int) -> FeedForward | Experts:
+        """The form of a block's feed-forward part."""
+        return GATED if block < self.leading_dense_block_count else self.feed_forward

@@ -12,7 +12,7 @@ from flax import nnx
 from gguf_jax import ops
 from gguf_jax.formats import GGMLType
 from gguf_jax.models.companions import Accompanied, Companions, checked_ids
-from gguf_jax.models.config import DecoderConfig, QKNorm
+from gguf_jax.models.config import DecoderConfig, QKNorm, Temperature
 from gguf_jax.nn import kv_cache
 from gguf_jax.nn.kv_cache import CacheType, KVCache, cache_types
 from gguf_jax.nn.linear import Embedding, LayerNorm, Linear, RMSNorm
@@ -32,6 +32,13 @@ class RopeFreqs(nnx.Module):
         self.weight: nnx.Variable = nnx.Param(jnp.ones(pairs))
 
 
+class Sinks(nnx.Module):
+    """`attn_sinks.weight [heads]`: a score of each head that takes its part of the softmax and has no value."""
+
+    def __init__(self, heads: int) -> None:
+        self.weight: nnx.Variable = nnx.Param(jnp.zeros(heads))
+
+
 class Block(nnx.Module):
     """One transformer block, `blk.N`."""
 
@@ -40,7 +47,8 @@ class Block(nnx.Module):
         self.config, self.window = config, config.windows[index]
         lengths = self._lengths()
         layers = c.projection.layers(c.embedding_length, lengths, c.attn_bias, rngs)
-        layers |= c.feed_forward.layers(c.embedding_length, c.feed_forward_length, c.ffn_bias, rngs)
+        self.feed_forward = c.feed_forward_of(index)
+        layers |= self.feed_forward.layers(c.embedding_length, c.feed_forward_length, c.ffn_bias, rngs)
         for name, layer in layers.items():
             setattr(self, name, layer)
         self.attn_output = Linear(lengths[0] // c.key_length * c.value_length, c.embedding_length,
@@ -50,8 +58,10 @@ class Block(nnx.Module):
         self.attn_norm = norm(c) if c.attn_norm else None
         self.attn_norm_2 = norm(c) if c.attn_norm_2 else None
         self.post_attention_norm = norm(c) if c.attn_post_norm else None
-        self.ffn_norm = norm(c) if c.ffn_norm else None
+        if c.ffn_norm:
+            setattr(self, c.ffn_norm_name, norm(c))
         self.post_ffw_norm = norm(c) if c.ffn_post_norm else None
+        self.attn_sinks = Sinks(c.head_count) if c.attn_sinks else None
 
     def _lengths(self) -> tuple[int, int, int]:
         """Elements of a position's queries, keys and values."""
@@ -75,9 +85,10 @@ class Block(nnx.Module):
             attended, kv = self._attention(sees, positions, turn, past, span, precision)
             h = x + _scaled(_by(self.post_attention_norm, attended), c.residual_scale)
         with jax.named_scope("feed_forward"):
-            shared = c.parallel and self.ffn_norm is None
-            sees = normed if shared else _by(self.ffn_norm, x if c.parallel else h)
-            fed = _by(self.post_ffw_norm, c.feed_forward(self, sees, precision))
+            ffn_norm = getattr(self, c.ffn_norm_name) if c.ffn_norm else None
+            shared = c.parallel and ffn_norm is None
+            sees = normed if shared else _by(ffn_norm, x if c.parallel else h)
+            fed = _by(self.post_ffw_norm, self.feed_forward(self, sees, precision))
             return h + _scaled(fed, c.residual_scale), kv
 
     def _attention(
@@ -106,12 +117,15 @@ class Block(nnx.Module):
             span = None
         else:
             kv = kv_cache.write(past[0], k, positions), kv_cache.write(past[1], v, positions)
+        if c.temperature is not None:
+            q = q * temperature(c.temperature, positions)[..., None, None].astype(q.dtype)
         out = ops.attention(
             q,
             *kv,
             positions,
             scale=c.attention_scale,
             softcap=c.attention_softcap,
+            sinks=None if self.attn_sinks is None else self.attn_sinks.weight.get_value(),
             window=self.window,
             span=span,
             precision=precision,
@@ -139,6 +153,12 @@ def head_norm(config: DecoderConfig, heads: int) -> RMSNorm | LayerNorm | None:
             return norm(config, (heads, length))
         case QKNorm.ROW:
             return norm(config, (heads * length,))
+
+
+def temperature(config: Temperature, positions: jax.Array) -> jax.Array:
+    """What queries at int32 `positions [B, T]` are multiplied by: float32 `[B, T]`."""
+    steps = jnp.maximum(positions, 0) // config.length  # padding is at -1
+    return 1 + config.scale * jnp.log1p(steps.astype(jnp.float32))
 
 
 def _by(norm: RMSNorm | LayerNorm | None, x: jax.Array) -> jax.Array:

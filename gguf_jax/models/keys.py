@@ -72,8 +72,10 @@ class Keys:
             raise GGUFError(f"{key}: expected {count} booleans, found {shown(value)}")
         return tuple(bool(v) for v in value)
 
-    def flag(self, name: str) -> bool:
+    def flag(self, name: str, default: bool | None = None) -> bool:
         key, value = self._get(name)
+        if value is None and default is not None:
+            return default
         if not isinstance(value, bool):
             found = "no such key" if value is None else shown(value)
             raise GGUFError(f"{key}: expected a boolean, found {found}")

@@ -12,6 +12,7 @@ from typing import Any
 from gguf_jax.models import DecoderConfig
 from gguf_jax.models.config import QKNorm
 from gguf_jax.nn import RopeConfig, RopePairing
+from gguf_jax.nn.experts import Experts
 from gguf_jax.nn.feed_forward import FusedGated, Gated, Plain
 from gguf_jax.nn.projection import Fused
 from tests.support import small_config
@@ -75,6 +76,14 @@ COMMAND: dict[str, Any] = dict(
     rope=_rope(INTERLEAVED), layer_norm=True, parallel=True, ffn_norm=False, output_scale=0.25, tied_output=True
 )
 
+
+def _experts(**options: Any) -> dict[str, Any]:
+    return dict(feed_forward=Experts(5, 2, 24, **options))
+
+
+EXPERT_KEYS = {"expert_count": 5, "expert_used_count": 2}
+OF_EXPERTS = EXPERT_KEYS | {"expert_feed_forward_length": 24}
+
 FAMILIES: dict[str, Family] = {
     "llama": Family("llama", dict(rope=_rope(INTERLEAVED))),
     "llama, long factors": Family(
@@ -82,8 +91,17 @@ FAMILIES: dict[str, Family] = {
         dict(rope=_rope(INTERLEAVED), rope_factors=64),
         {"rope.scaling.type": "longrope", "rope.scaling.original_context_length": 64},
     ),
+    "llama, experts": Family(
+        "llama", dict(rope=_rope(INTERLEAVED), feed_forward_length=24) | _experts(), EXPERT_KEYS
+    ),
     "qwen2": Family("qwen2", dict(rope=_rope(HALVES), attn_bias=True)),
     "qwen3": Family("qwen3", dict(rope=_rope(HALVES), qk_norm=QKNorm.HEAD)),
+    "qwen2moe": Family(
+        "qwen2moe",
+        dict(rope=_rope(HALVES), attn_bias=True) | _experts(norm_weights=False, shared_length=40, shared_gate=(32,)),
+        OF_EXPERTS | {"expert_shared_feed_forward_length": 40},
+    ),
+    "qwen3moe": Family("qwen3moe", dict(rope=_rope(HALVES), qk_norm=QKNorm.HEAD) | _experts(), OF_EXPERTS),
     "gemma": Family("gemma", GEMMA),
     "gemma2": Family(
         "gemma2",
@@ -157,6 +175,15 @@ FAMILIES: dict[str, Family] = {
         dict(rope=_rope(INTERLEAVED), embedding_scale=6.0, residual_scale=0.25, output_scale=0.125, tied_output=True)
         | dict(attention_scale=0.1),
         {"embedding_scale": 6.0, "residual_scale": 0.25, "logit_scale": 8.0, "attention.scale": 0.1},
+    ),
+    "granitemoe": Family(
+        "granitemoe",
+        dict(rope=_rope(INTERLEAVED), embedding_scale=6.0, residual_scale=0.25, output_scale=0.125, tied_output=True)
+        | dict(attention_scale=0.1, feed_forward_length=24)
+        | _experts(shared_length=40),
+        {"embedding_scale": 6.0, "residual_scale": 0.25, "logit_scale": 8.0, "attention.scale": 0.1}
+        | EXPERT_KEYS
+        | {"expert_shared_feed_forward_length": 40},
     ),
     "command-r": Family("command-r", COMMAND, {"logit_scale": 0.25}),
     "cohere2": Family(

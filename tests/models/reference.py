@@ -70,8 +70,69 @@ ACTIVATIONS = {
 }
 
 
-def feed_forward(c, project, blk, x):
-    act, form = ACTIVATIONS[c.feed_forward.activation], type(c.feed_forward).__name__
+GATINGS = {
+    "softmax": lambda z: np.exp(z - z.max()) / np.exp(z - z.max()).sum(),
+    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+    "softmax_weight": lambda z: z,
+}
+
+
+def swiglu_oai(gate, up):
+    gate, up = np.minimum(gate, 7), np.clip(up, -7, 7)
+    return gate / (1 + np.exp(-1.702 * gate)) * (up + 1)
+
+
+GATES = {"swiglu": lambda gate, up: silu(gate) * up, "swiglu_oai": swiglu_oai}
+
+
+def routed(form, z, bias):
+    """Of one position: the experts it goes to, and their weights."""
+    probs = GATINGS[form.gating](z)
+    selection = probs + bias
+    if form.groups > 1:
+        groups = selection.reshape(form.groups, -1)
+        best = np.argsort(-np.sort(groups)[:, -2:].sum(-1))[: form.groups_used]
+        selection = np.where(np.isin(np.arange(form.groups), best)[:, None], groups, -np.inf).reshape(-1)
+    chosen = np.argsort(-selection)[: form.used]
+    weights = probs[chosen]
+    if form.gating == "softmax_weight":
+        weights = GATINGS["softmax"](weights)
+    if form.norm_weights:
+        weights = weights / max(weights.sum(), 2.0**-14)
+    return chosen, weights * form.scale
+
+
+def experts(form, p, project, blk, x):
+    """One position after the other, one expert after the other."""
+    out = np.zeros_like(x)
+    z = project(f"{blk}.ffn_gate_inp", x)
+
+    def times(name, expert, row):
+        bias = p[f"{blk}.{name}.bias"][expert] if form.bias else 0.0
+        return p[f"{blk}.{name}.weight"][expert] @ row + bias
+
+    for t, row in enumerate(x):
+        for expert, weight in zip(*routed(form, z[t], p.get(f"{blk}.exp_probs_b.bias", 0.0)), strict=True):
+            if form.fused:
+                gate, up = np.split(times("ffn_gate_up_exps", expert, row), 2)
+            else:
+                gate, up = times("ffn_gate_exps", expert, row), times("ffn_up_exps", expert, row)
+            out[t] += weight * times("ffn_down_exps", expert, GATES[form.gate](gate, up))
+    if form.shared_length:
+        inner = silu(project(f"{blk}.ffn_gate_shexp", x)) * project(f"{blk}.ffn_up_shexp", x)
+        shared = project(f"{blk}.ffn_down_shexp", inner)
+        if form.shared_gate is not None:
+            score = x @ p[f"{blk}.ffn_gate_inp_shexp.weight"].reshape(-1)
+            shared = shared / (1 + np.exp(-score))[:, None]
+        out = out + shared
+    return out
+
+
+def feed_forward(c, p, project, n, x):
+    blk, form = f"blk.{n}", c.feed_forward_of(n)
+    if type(form).__name__ == "Experts":
+        return experts(form, p, project, blk, x)
+    act, form = ACTIVATIONS[form.activation], type(form).__name__
     up = project(f"{blk}.ffn_up", x)
     if form == "Gated":
         up = act(project(f"{blk}.ffn_gate", x)) * up
@@ -134,21 +195,27 @@ def logits(c: DecoderConfig, params: dict[str, np.ndarray], tokens: list[int]) -
                     q[t, head] = rotate(q[t, head], t, rope, factors)
                 for head in range(c.head_count_kv):
                     k[t, head] = rotate(k[t, head], t, rope, factors)
+        if c.temperature is not None:
+            steps = np.arange(len(tokens)) // c.temperature.length
+            q = q * (1 + c.temperature.scale * np.log(steps + 1))[:, None, None]
         out = np.zeros((len(tokens), c.head_count, c.value_length))
         for t in range(len(tokens)):
             first = 0 if c.windows[n] is None else max(0, t - c.windows[n] + 1)
             for head in range(c.head_count):
                 group = head // (c.head_count // c.head_count_kv)
                 scores = capped(k[first : t + 1, group] @ q[t, head] * c.attention_scale, c.attention_softcap)
+                if c.attn_sinks:
+                    scores = np.append(scores, p[f"{blk}.attn_sinks.weight"][head])
                 weights = np.exp(scores - scores.max())
-                out[t, head] = weights / weights.sum() @ v[first : t + 1, group]
-        attended = norm(c, p, f"{blk}.post_attention_norm", project(f"{blk}.attn_output", out.reshape(len(tokens), -1)))
+                out[t, head] = (weights / weights.sum())[: t + 1 - first] @ v[first : t + 1, group]
+        attended = project(f"{blk}.attn_output", out.reshape(len(tokens), -1))
+        attended = norm(c, p, f"{blk}.post_attention_norm", attended) if c.attn_post_norm else attended
         h = x + c.residual_scale * attended
         if c.parallel:
             sees = norm(c, p, f"{blk}.ffn_norm", x) if c.ffn_norm else normed
         else:
-            sees = norm(c, p, f"{blk}.ffn_norm", h)
-        x = h + c.residual_scale * norm(c, p, f"{blk}.post_ffw_norm", feed_forward(c, project, blk, sees))
+            sees = norm(c, p, f"{blk}.{c.ffn_norm_name}", h)
+        x = h + c.residual_scale * norm(c, p, f"{blk}.post_ffw_norm", feed_forward(c, p, project, n, sees))
     x = norm(c, p, "output_norm", x)
     y = x @ p["token_embd.weight"].T if c.tied_output else project("output", x)
     return capped(y * c.output_scale, c.output_softcap)

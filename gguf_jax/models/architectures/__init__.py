@@ -11,7 +11,7 @@ from typing import Any
 
 from gguf_jax.errors import GGUFError
 from gguf_jax.gguf.text import shown
-from gguf_jax.models.architectures import cohere, encoders, gemma, granite, layer_normed, olmo
+from gguf_jax.models.architectures import cohere, encoders, gemma, granite, layer_normed, mixture, olmo
 from gguf_jax.models.architectures.reader import Shapes, decoder
 from gguf_jax.models.config import QKNorm
 from gguf_jax.models.decoder import Decoder
@@ -37,9 +37,11 @@ class Architecture:
 _HALVES, _INTERLEAVED = RopePairing.HALVES, RopePairing.INTERLEAVED
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture(partial(decoder, pairing=_INTERLEAVED)),
+    "llama": Architecture(partial(mixture.decoder, pairing=_INTERLEAVED)),
     "qwen2": Architecture(partial(decoder, pairing=_HALVES)),
     "qwen3": Architecture(partial(decoder, pairing=_HALVES, qk_norm=QKNorm.HEAD)),
+    "qwen2moe": Architecture(mixture.qwen2moe),
+    "qwen3moe": Architecture(partial(mixture.qwen3moe, qk_norm=QKNorm.HEAD)),
     "gemma": Architecture(gemma.gemma),
     "gemma2": Architecture(gemma.gemma2),
     "gemma3": Architecture(gemma.gemma3),
@@ -51,6 +53,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "stablelm": Architecture(layer_normed.stablelm),
     "olmo2": Architecture(olmo.olmo2),
     "granite": Architecture(granite.granite),
+    "granitemoe": Architecture(granite.granite),
     "command-r": Architecture(cohere.command_r),
     "cohere2": Architecture(cohere.cohere2),
     "bert": Architecture(encoders.bert, Encoder),

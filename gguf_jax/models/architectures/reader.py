@@ -8,6 +8,7 @@ from typing import Any
 from gguf_jax.errors import GGUFError, Unsupported
 from gguf_jax.models.config import DecoderConfig, QKNorm
 from gguf_jax.models.keys import Keys
+from gguf_jax.nn.experts import Experts
 from gguf_jax.nn.feed_forward import FusedGated
 from gguf_jax.nn.projection import Fused, Separate
 from gguf_jax.nn.rope import RopeConfig, RopePairing, YarnConfig
@@ -57,8 +58,9 @@ def windows(keys: Keys, block_count: int, *, default: int = 0, every: int | None
 def agree(keys: Keys, name: str, found: int, shapes: Shapes, tensor: str, axis: int) -> None:
     """GGUFError unless a length in the metadata is that of the tensor it sizes (a missing tensor is named later)."""
     shape = shapes.get(tensor)
-    if shape is not None and (len(shape) != 2 or shape[axis] != found):
-        expected = shape[axis] if len(shape) == 2 else "a matrix"
+    fits = shape is not None and axis < len(shape) in (2, 3)
+    if shape is not None and not (fits and shape[axis] == found):
+        expected = shape[axis] if fits else "a matrix" if axis < 2 else "a stack of matrices"
         raise GGUFError(f"{keys.architecture}.{name}: expected {expected} as in {tensor} {list(shape)}, found {found}")
 
 
@@ -69,10 +71,11 @@ def decoder(keys: Keys, shapes: Shapes, *, pairing: RopePairing | None, **option
         pairing: of RoPE; None: positions have learned embeddings.
         options: fields of `DecoderConfig` that the architecture's name decides; the rest is in the keys and tensors.
     """
-    if keys.integer("expert_count", 0, low=0):
+    feed_forward = options.get("feed_forward", DecoderConfig.feed_forward)
+    if not isinstance(feed_forward, Experts) and keys.integer("expert_count", 0, low=0):
         raise Unsupported(
-            f"{keys.architecture}.expert_count: mixture-of-experts models are not supported yet, expected 0 experts, "
-            f"found {keys.integer('expert_count')}"
+            f"{keys.architecture}.expert_count: experts are not known of this architecture, expected 0, found "
+            f"{keys.integer('expert_count')}"
         )
     embedding = shapes.get("token_embd.weight")
     if embedding is None or len(embedding) != 2 or not embedding[0]:
@@ -96,8 +99,10 @@ def decoder(keys: Keys, shapes: Shapes, *, pairing: RopePairing | None, **option
     key_length = keys.integer("attention.key_length", max(1, embedding_length // head_count))
     value_length = keys.integer("attention.value_length", max(1, embedding_length // head_count))
     context_length = keys.integer("context_length")
-    feed_forward_length = keys.integer("feed_forward_length")
-    feed_forward = options.get("feed_forward", DecoderConfig.feed_forward)
+    # of a model that has nothing but experts, a file may leave it out
+    feed_forward_length = keys.integer(
+        "feed_forward_length", feed_forward.length if isinstance(feed_forward, Experts) else None
+    )
     # the lengths that size everything must be the tensors' own before anything is built from them
     agree(keys, "embedding_length", embedding_length, shapes, "token_embd.weight", 1)
     rows = feed_forward_length * (2 if isinstance(feed_forward, FusedGated) else 1)
