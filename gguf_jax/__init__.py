@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from gguf_jax.api import load
     from gguf_jax.bundled import bundled_model
     from gguf_jax.checkpoint import save
+    from gguf_jax.convert.export import export_folder
+    from gguf_jax.convert.file import convert_folder
+    from gguf_jax.convert.pretrained import from_pretrained
+    from gguf_jax.embeddings import embed
     from gguf_jax.errors import GGUFError, GGUFJaxError, Unsupported
     from gguf_jax.evals.imatrix import collect_imatrix
     from gguf_jax.evals.kl_divergence import kl_divergence
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
     from gguf_jax.formats import FORMATS, BlockFormat, FileType, GGMLType
     from gguf_jax.generation import Completion, Engine, SamplingParams, generate
     from gguf_jax.gguf import GGUFFile, Metadata, TensorView, Typed, read, write
-    from gguf_jax.models import ARCHITECTURES, Decoder, DecoderConfig
+    from gguf_jax.models import ARCHITECTURES, Decoder, DecoderConfig, Encoder, EncoderConfig
     from gguf_jax.nn import PackedParam
     from gguf_jax.quantization.array import QuantizationError, quantization_error, quantize
     from gguf_jax.quantization.file import quantize_file
@@ -38,6 +42,10 @@ _HOME = {
     "api": ["load"],
     "bundled": ["bundled_model"],
     "checkpoint": ["save"],
+    "convert.export": ["export_folder"],
+    "convert.file": ["convert_folder"],
+    "convert.pretrained": ["from_pretrained"],
+    "embeddings": ["embed"],
     "errors": ["GGUFError", "GGUFJaxError", "Unsupported"],
     "evals.imatrix": ["collect_imatrix"],
     "evals.kl_divergence": ["kl_divergence"],
@@ -47,7 +55,7 @@ _HOME = {
     "formats": ["FORMATS", "BlockFormat", "FileType", "GGMLType"],
     "generation": ["Completion", "Engine", "SamplingParams", "generate"],
     "gguf": ["GGUFFile", "Metadata", "TensorView", "Typed", "read", "write"],
-    "models": ["ARCHITECTURES", "Decoder", "DecoderConfig"],
+    "models": ["ARCHITECTURES", "Decoder", "DecoderConfig", "Encoder", "EncoderConfig"],
     "nn": ["PackedParam"],
     "quantization.file": ["quantize_file"],
     "quantization.array": ["QuantizationError", "quantization_error", "quantize"],
@@ -58,12 +66,12 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - by subject, as the documentation has them
-    "load", "save", "generate", "tokenizer", "bundled_model",
+    "load", "from_pretrained", "save", "generate", "embed", "tokenizer", "bundled_model",
     "read", "write", "GGUFFile", "TensorView", "Metadata", "Typed",
     "QuantizedArray", "PackedParam", "GGMLType", "FileType", "BlockFormat", "FORMATS",
-    "quantize", "quantize_file", "quantization_error", "QuantizationError",
+    "convert_folder", "export_folder", "quantize", "quantize_file", "quantization_error", "QuantizationError",
     "collect_imatrix", "perplexity", "kl_divergence", "sensitivity", "multiple_choice",
-    "Decoder", "DecoderConfig", "ARCHITECTURES",
+    "Decoder", "DecoderConfig", "Encoder", "EncoderConfig", "ARCHITECTURES",
     "Engine", "SamplingParams", "Completion", "Tokenizer",
     "GGUFJaxError", "GGUFError", "Unsupported",
 ]  # fmt: skip

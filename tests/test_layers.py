@@ -19,7 +19,7 @@ LAYERS = (
     ("nn",),
     ("models",),
     ("tokenizers", "checkpoint", "adapters"),
-    ("generation",),
+    ("generation", "embeddings"),
     ("quantization", "api", "convert", "bench", "evals"),
     ("cli", "__main__"),
 )

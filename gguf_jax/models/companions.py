@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,13 @@ class Accompanied(nnx.Module):
     """A model with `companions`, and programs that are compiled without them."""
 
     companions: Companions | None
+    usual_pooling: ClassVar[str] = "last"
+    """What makes an embedding of the states of a text's tokens, where its file does not say."""
+
+    @property
+    def head(self) -> Any:
+        """What makes scores of a text's state, where the model has that: `[B, E]` -> `[B, labels]`."""
+        return None
 
     @property
     def metadata(self) -> Mapping[str, Any] | None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from gguf_jax import ops
+from gguf_jax.errors import Unsupported
 from gguf_jax.models.companions import Accompanied, Companions, checked_ids
 from gguf_jax.nn.feed_forward import FeedForward, Plain
 from gguf_jax.nn.linear import Embedding, LayerNorm, Linear, RMSNorm
@@ -38,7 +39,7 @@ class EncoderConfig:
         rope: how positions turn queries and keys, if they do.
         alibi: 2 to minus so much is the smallest slope of `nn.position_bias.alibi`; None: there is no such bias.
         relative_buckets: how many distances T5 tells apart; 0: none.
-        token_types: rows of `token_types.weight`, of which all tokens get the first; 0: there is no such tensor.
+        token_types: rows of `token_types.weight`, of which a text's tokens get the first; 0: there is no such tensor.
         qk_norm: queries and keys are normalized as whole rows.
         attn_norm_2: the block's input is added and normalized once more after attention.
         norm_bias, attn_bias, attn_output_bias, ffn_up_bias, ffn_down_bias: which norms and projections carry a bias.
@@ -198,12 +199,26 @@ class _Encoder(Accompanied):
 
     config: EncoderConfig
     cls: Head | None
+    usual_pooling = "mean"
+
+    @property
+    def head(self) -> Head | None:
+        return self.cls
+
+    def logits(self, *arguments: object, **options: object) -> NoReturn:
+        """Raises Unsupported: what generates or scores text token by token needs a decoder."""
+        raise Unsupported(
+            f"expected a decoder, which has logits, found an encoder ({self.config.architecture}), which has embeddings"
+        )
+
+    make_cache = logits
 
     def hidden(
         self,
         tokens: jax.Array,
         positions: jax.Array,
         *,
+        types: jax.Array | None = None,
         dtype: jax.typing.DTypeLike = jnp.float32,
         precision: ops.Precision = "exact",
     ) -> tuple[jax.Array, None]:
@@ -248,6 +263,7 @@ class Encoder(_Encoder):
         tokens: jax.Array,
         positions: jax.Array,
         *,
+        types: jax.Array | None = None,
         dtype: jax.typing.DTypeLike = jnp.float32,
         precision: ops.Precision = "exact",
     ) -> tuple[jax.Array, None]:
@@ -255,6 +271,8 @@ class Encoder(_Encoder):
 
         Args:
             positions: `[B, T]`, 0, 1, ... in each row, then -1 for padding, whose states mean nothing.
+            types: int32 `[B, T]`, which row of `token_types` a token gets: 1 in the second of two texts; None: the
+                first. A model without that tensor takes no notice of them.
             dtype: what activations are computed in. Norms, RoPE, softmax and sums stay float32.
             precision: of the products with weights and of attention, see `ops.Precision`.
         """
@@ -262,7 +280,8 @@ class Encoder(_Encoder):
         with jax.named_scope("token_embd"):
             x = self.token_embd(tokens, dtype)
             if self.token_types is not None:
-                x = x + self.token_types(jnp.zeros(1, jnp.int32), dtype)
+                last = self.config.token_types - 1
+                x = x + self.token_types(jnp.zeros(1, jnp.int32) if types is None else jnp.minimum(types, last), dtype)
             if self.position_embd is not None:
                 x = x + self.position_embd(jnp.maximum(positions, 0), dtype)
             x = self.token_embd_norm(x)
@@ -336,6 +355,7 @@ class T5Encoder(_Encoder):
         tokens: jax.Array,
         positions: jax.Array,
         *,
+        types: jax.Array | None = None,
         dtype: jax.typing.DTypeLike = jnp.float32,
         precision: ops.Precision = "exact",
     ) -> tuple[jax.Array, None]:

@@ -71,16 +71,18 @@ def from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
         model,
         special,
         chat_template.read_templates(metadata),
-        add_bos=is_added(metadata, special, "bos", model.add_bos),
-        add_eos=is_added(metadata, special, model.end_role, model.add_end),
+        add_bos=is_added(metadata, special, "bos", model),
+        add_eos=is_added(metadata, special, model.end_role, model),
         strip_after_special="phi-3" in title or "phi3" in title,
     )
 
 
-def is_added(metadata: Mapping[str, Any], special: SpecialTokens, role: str, default: bool) -> bool:
+def is_added(metadata: Mapping[str, Any], special: SpecialTokens, role: str, model: Model) -> bool:
     """Whether `encode` adds the token of `role` to a text."""
     key, there = f"tokenizer.ggml.add_{role}_token", special.roles[role] is not None
-    asked = fields.flag(metadata, key)
+    default = model.add_bos if role == "bos" else model.add_end
+    # BERT knows no text without CLS and SEP, whatever a file says
+    asked = None if model.end_role == "sep" else fields.flag(metadata, key)
     if asked and not there:
         raise GGUFJaxError(f"metadata key {key}: expected false, as there is no {role.upper()} token, found true")
     return default and there if asked is None else asked
@@ -226,6 +228,18 @@ class Tokenizer:
             [*before, *(i for part in parts for i in ((part,) if isinstance(part, int) else next(encoded))), *after]
             for parts in split
         ]
+
+    def encode_pair(self, first: str, second: str) -> tuple[list[int], int]:
+        """Two texts as one, for models that score how well they go together, and the position where the second begins.
+
+        BERT's are `CLS first SEP second SEP`, others' `BOS first EOS SEP second EOS`, without what the file has not.
+        """
+        ids = self.encode_batch([first, second], add_special=False)
+        before = [self.bos_id] if self.add_bos and self.bos_id is not None else []
+        after = [self.end_id] if self.add_eos and self.end_id is not None else []
+        between = [] if self.end_id == self.sep_id and self._model.end_role == "sep" else [self.sep_id]
+        head = [*before, *ids[0], *after, *(i for i in between if i is not None)]
+        return [*head, *ids[1], *after], len(head)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False, at_start: bool = True) -> str:
         """The text of token ids: their bytes as UTF-8, with U+FFFD for what is none.

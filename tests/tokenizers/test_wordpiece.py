@@ -70,7 +70,9 @@ def test_what_is_added():
     model = tokenizer("tiny_bert")
     assert (model.bos_id, model.end_id, model.sep_id, model.eos_id) == (CLS, SEP, SEP, None)
     assert model.encode("") == [CLS, SEP]
-    assert from_metadata(metadata("tiny_bert", add_sep_token=False)).encode("") == [CLS]
+    for changes in ({"add_sep_token": False}, {"add_bos_token": False, "add_eos_token": False, "eos_token_id": 4}):
+        assert from_metadata(metadata("tiny_bert", **changes)).encode("") == [CLS, SEP]
+    assert from_metadata(metadata("tiny_bert", seperator_token_id=2**32 - 1)).encode("") == [CLS]
     assert model.encode("[CLS]", parse_special=True) == [CLS, CLS, SEP]
     assert model.encode("[CLS]", add_special=False) == model.encode("[ cls ]", add_special=False)
 

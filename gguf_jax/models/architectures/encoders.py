@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from gguf_jax.errors import GGUFError, Unsupported
@@ -17,6 +18,18 @@ RELATIVE = re.compile(r"enc\.blk\.(\d{1,9})\.attn_rel_b\.weight")
 
 POOLING = ("none", "mean", "cls", "last", "rank")
 """What `pooling_type` numbers."""
+
+
+def pooling_of(metadata: Mapping[str, Any]) -> str | None:
+    """What a file says becomes of the states of a text's tokens, one of `POOLING`; decoders' files may say so as well.
+
+    Raises:
+        GGUFError: the number is none of those.
+    """
+    number = Keys(metadata, str(metadata.get("general.architecture"))).integer(
+        "pooling_type", -1, low=0, high=len(POOLING) - 1
+    )
+    return None if number < 0 else POOLING[number]
 
 
 def _rows(shapes: Shapes, name: str) -> int:
@@ -64,7 +77,6 @@ def encoder(
     agree(keys, "attention.head_count x key_length", head_count * key_length, shapes, f"{blk}.0.attn_q.weight", 0)
     rows = head_count * key_length + head_count_kv * (key_length + value_length)
     agree(keys, "attention.head_count and head_count_kv x lengths", rows, shapes, f"{blk}.0.attn_qkv.weight", 0)
-    pooling = keys.integer("pooling_type", -1, low=0, high=len(POOLING) - 1)
     values: dict[str, Any] = dict(
         architecture=keys.architecture,
         vocab_size=embedding[0],
@@ -77,7 +89,7 @@ def encoder(
         key_length=key_length,
         value_length=value_length,
         attention_scale=key_length**-0.5,
-        pooling=None if pooling < 0 else POOLING[pooling],
+        pooling=pooling_of(keys.metadata),
         projection=Fused() if f"{blk}.0.attn_qkv.weight" in shapes else Separate(),
         feed_forward=feed_forward,
         attn_bias=f"{blk}.0.attn_q.bias" in shapes or f"{blk}.0.attn_qkv.bias" in shapes,
