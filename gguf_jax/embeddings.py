@@ -128,9 +128,8 @@ def _encoded(
 ) -> Iterator[tuple[list[int], int]]:
     """Each text's ids, and where the second of two begins (or the end)."""
     plain = [text for text in texts if isinstance(text, str)]
-    if model.tokenizer is None and any(isinstance(part, str) for text in texts for part in (text, *text[:1])):
-        raise GGUFJaxError("texts: expected token ids, since the model has no tokenizer, found a string")
-    ids_of = iter(model.tokenizer.encode_batch(plain, parse_special=parse_special) if plain else ())
+    tokenizer = _NO_TOKENIZER if model.tokenizer is None else model.tokenizer
+    ids_of = iter(tokenizer.encode_batch(plain, parse_special=parse_special) if plain else ())
     most, rows = model.config.context_length, model.config.vocab_size
     for number, text in enumerate(texts):
         if isinstance(text, str):
@@ -139,7 +138,7 @@ def _encoded(
         elif len(text) == 2 and isinstance(text[0], str):
             if kind != "rank":
                 raise GGUFJaxError(f"text {number}: expected one text, as pooling is {kind}, found a pair")
-            ids, second = model.tokenizer.encode_pair(*text)
+            ids, second = tokenizer.encode_pair(*text)
         else:
             ids = list(cast("Sequence[int]", text))
             second = len(ids)
@@ -152,9 +151,19 @@ def _encoded(
                 context = f"at most {most} tokens, the model's context"
                 raise GGUFJaxError(f"text {number}: expected {context}, found {len(ids)}")
             # what ends every text ends this one as well
-            closed = isinstance(text, str) and ids[-1] == model.tokenizer.end_id and model.tokenizer.add_eos
+            closed = isinstance(text, str) and ids[-1] == tokenizer.end_id and tokenizer.add_eos
             ids = [*ids[: most - 1], ids[-1]] if closed else ids[:most]
         yield ids, min(second, len(ids))
+
+
+class _NoTokenizer:
+    """Stands for the tokenizer that a model has not, and says so when it is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise GGUFJaxError("texts: expected token ids, since the model has no tokenizer, found a string")
+
+
+_NO_TOKENIZER = _NoTokenizer()
 
 
 def _power_of_two(number: int) -> int:

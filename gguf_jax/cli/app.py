@@ -13,6 +13,7 @@ from gguf_jax.cli.compare import compare
 from gguf_jax.cli.convert import convert
 from gguf_jax.cli.doctor import doctor
 from gguf_jax.cli.edit import convert_endian, set_metadata
+from gguf_jax.cli.embed import embed
 from gguf_jax.cli.export_lora import export_lora
 from gguf_jax.cli.hash import hash_tensors
 from gguf_jax.cli.imatrix import imatrix
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(chat)
+app.command()(embed)
 app.command()(tokenize)
 app.command()(bench)
 app.command()(compare)
