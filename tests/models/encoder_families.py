@@ -81,7 +81,7 @@ ENCODERS: dict[str, EncoderFamily] = {
         BIASES
         | dict(position_embd=True, projection=Fused(), pooling="rank")
         | dict(cls=36, cls_bias=True, labels=3, labels_bias=True),
-        {"pooling_type": 4},
+        {"pooling_type": 4, "classifier.output_labels": ["bad", "fair", "good"]},
     ),
     "nomic-bert": EncoderFamily(
         "nomic-bert",
