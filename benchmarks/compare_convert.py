@@ -128,14 +128,14 @@ def differences(ours: Path, theirs: Path) -> list[str]:
 
 
 def compare_small(llama_cpp: Path, python: str, vocab: Path, names: list[str]) -> None:
-    from gguf_jax.convert.file import convert
+    from gguf_jax.convert.file import convert_folder
 
     with tempfile.TemporaryDirectory() as place:
         made = tokenizers(python, Path(place), vocab)
         for name in names or list(MODELS):
             folder = small(Path(place) / name, name, *made)
             ours, theirs = Path(place) / f"{name}-ours.gguf", Path(place) / f"{name}-theirs.gguf"
-            convert(folder, ours, "F16")
+            convert_folder(folder, ours, "F16")
             failed = peer(llama_cpp, python, folder, theirs, "f16")
             lines = [f"the peer fails: {failed}"] if failed else differences(ours, theirs)
             print(f"{name}: {'the same' if not lines else ''}")

@@ -14,6 +14,7 @@ from gguf_jax.cli.convert import convert
 from gguf_jax.cli.doctor import doctor
 from gguf_jax.cli.edit import convert_endian, set_metadata
 from gguf_jax.cli.embed import embed
+from gguf_jax.cli.export import export
 from gguf_jax.cli.export_lora import export_lora
 from gguf_jax.cli.hash import hash_tensors
 from gguf_jax.cli.imatrix import imatrix
@@ -47,6 +48,7 @@ app.command()(kld)
 app.command()(multiple_choice)
 app.command(context_settings=PASSED_ON)(lm_eval)
 app.command()(convert)
+app.command()(export)
 app.command()(quantize)
 app.command()(imatrix)
 app.command()(export_lora)

@@ -54,7 +54,7 @@ def convert(
     debug: options.Debug = False,
 ) -> None:
     """Convert a Hugging Face folder to GGUF, straight to any type."""
-    from gguf_jax.convert.file import convert as converted
+    from gguf_jax.convert.file import convert_folder
     from gguf_jax.gguf.split import size_of
     from gguf_jax.gguf.text import printable
     from gguf_jax.quantization.partial import journal_of
@@ -62,7 +62,7 @@ def convert(
 
     shown = Shown(quiet)
     try:
-        result = converted(
+        result = convert_folder(
             source,
             target,
             file_type,

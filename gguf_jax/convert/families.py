@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from gguf_jax.convert import keys
 from gguf_jax.convert.config import Config
+from gguf_jax.convert.encoders import ENCODERS
 from gguf_jax.convert.family import VISION, Family, Modules
 from gguf_jax.convert.keys import Values
 from gguf_jax.convert.transforms import Shift, Transform, Transpose, grouped_qkv, interleaved_rope
 from gguf_jax.errors import GGUFError, Unsupported
+from gguf_jax.gguf import TensorView
 from gguf_jax.gguf.text import shown
 
-Shapes = Mapping[str, tuple[int, ...]]
+Tensors = Mapping[str, TensorView]
 Transforms = Mapping[str, Transform]
 
 ATTENTION: Modules = {
@@ -80,11 +82,16 @@ def _llama(config: Config) -> Values:
     return {**keys.shared(config), **length, **sized, **keys.windows(config, every=None)}
 
 
-def _llama_config(metadata: Mapping[str, Any], shapes: Shapes) -> Values:
+def _llama_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
     found: Values = {"hidden_act": "silu", **_heads_and_windows(metadata)}
-    if "blk.0.attn_q.bias" in shapes:
+    if "sliding_window" in found and metadata["general.architecture"] == "llama":
+        found |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}  # a llama with windows
+    if "rope_freqs.weight" in tensors:
+        base = _value(metadata, "rope.freq_base", 10000.0)
+        found["rope_parameters"] = keys.llama3_section(tensors["rope_freqs.weight"].dequantize(), base)
+    if "blk.0.attn_q.bias" in tensors:
         found["attention_bias"] = True
-    if "blk.0.ffn_up.bias" in shapes:
+    if "blk.0.ffn_up.bias" in tensors:
         found["mlp_bias"] = True
     return found
 
@@ -116,6 +123,7 @@ _LLAMA = Family(
     config=_llama_config,
     transforms=_llama_transforms,
     tensors=_llama_tensors,
+    computed=("rope_freqs.weight",),
 )
 
 # Qwen ----------------------------------------------------------------------------------------------------------------
@@ -127,7 +135,7 @@ def _qwen2(config: Config) -> Values:
     return {**keys.shared(config), **keys.windows(config, every=None)}
 
 
-def _qwen_config(metadata: Mapping[str, Any], shapes: Shapes) -> Values:
+def _qwen_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
     found = {"hidden_act": "silu", **_heads_and_windows(metadata)}
     return {**found, "use_sliding_window": "sliding_window" in found}
 
@@ -203,8 +211,10 @@ def _gemma3(config: Config) -> Values:
     return values
 
 
-def _gemma_config(metadata: Mapping[str, Any], shapes: Shapes) -> Values:
+def _gemma_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
     found: Values = {"hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True}
+    if metadata["general.architecture"] == "gemma":
+        return found
     for name in ("attn_logit_softcapping", "final_logit_softcapping"):
         if (cap := _value(metadata, name)) is not None:
             found[name] = cap or None
@@ -215,8 +225,6 @@ def _gemma_config(metadata: Mapping[str, Any], shapes: Shapes) -> Values:
         length = _value(metadata, "embedding_length") // _value(metadata, "attention.head_count")
     found["query_pre_attn_scalar"] = length if scale is None else round(scale**-2)
     found |= _heads_and_windows(metadata)
-    if (base := _value(metadata, "rope.freq_base_swa")) is not None:
-        found["rope_local_base_freq"] = base
     return found
 
 
@@ -305,9 +313,20 @@ def _phi3_tensors(config: Config) -> Mapping[str, np.ndarray]:
     return found
 
 
-def _phi3_config(metadata: Mapping[str, Any], shapes: Shapes) -> Values:
+def _phi3_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
     heads, width = _value(metadata, "attention.head_count"), _value(metadata, "embedding_length")
+    factors: Values = {}
+    if "rope_factors_long.weight" in tensors:
+        factors["rope_parameters"] = {
+            "rope_type": "longrope",
+            "rope_theta": _value(metadata, "rope.freq_base", 10000.0),
+            "attention_factor": _value(metadata, "rope.scaling.attn_factor", 1.0),
+            "original_max_position_embeddings": _value(metadata, "rope.scaling.original_context_length"),
+            "long_factor": tensors["rope_factors_long.weight"].dequantize().tolist(),
+            "short_factor": tensors["rope_factors_short.weight"].dequantize().tolist(),
+        }
     return {
+        **factors,
         "hidden_act": "silu",
         "sliding_window": _value(metadata, "attention.sliding_window") or None,
         "partial_rotary_factor": _value(metadata, "rope.dimension_count") / (width // heads),
@@ -329,6 +348,7 @@ _PHI3 = Family(
     metadata=_phi3,
     config=_phi3_config,
     tensors=_phi3_tensors,
+    computed=("rope_factors_long.weight", "rope_factors_short.weight"),
 )
 
 # GPT-2 and GPT-NeoX --------------------------------------------------------------------------------------------------
@@ -343,7 +363,7 @@ def _gpt2(config: Config) -> Values:
     return {key: value for key, value in values.items() if not key.startswith("rope.")}
 
 
-def _gpt2_config(metadata: Mapping[str, Any], shapes: Shapes) -> Values:
+def _gpt2_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
     names = {
         "n_layer": "block_count",
         "n_positions": "context_length",
@@ -386,7 +406,7 @@ def _gptneox(config: Config) -> Values:
     return {**values, "use_parallel_residual": config.flag("use_parallel_residual", True)}
 
 
-def _gptneox_config(metadata: Mapping[str, Any], shapes: Shapes) -> Values:
+def _gptneox_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
     length = _value(metadata, "embedding_length") // _value(metadata, "attention.head_count")
     return {
         "hidden_act": "gelu",
@@ -459,19 +479,24 @@ def _falcon(config: Config) -> Values:
     }
 
 
-def _falcon_config(metadata: Mapping[str, Any], shapes: Shapes) -> Values:
-    new = "blk.0.attn_norm_2.weight" in shapes
+def _falcon_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
+    new = "blk.0.attn_norm_2.weight" in tensors
     kv_heads = _value(metadata, "attention.head_count_kv")
     return {
         "activation": "gelu",
         "alibi": False,
-        "bias": "blk.0.attn_qkv.bias" in shapes,
+        "bias": "blk.0.attn_qkv.bias" in tensors,
         "parallel_attn": True,
         "new_decoder_architecture": new,
         "multi_query": new or kv_heads == 1,
         "num_kv_heads": kv_heads,
         "layer_norm_epsilon": _value(metadata, "attention.layer_norm_epsilon"),
     }
+
+
+def _falcon_unused(names: Collection[str]) -> Collection[str]:
+    norms = {"transformer.h.{}.input_layernorm", "transformer.h.{}.ln_mlp"}
+    return norms - {"transformer.h.{}.ln_mlp" if "blk.0.attn_norm_2.weight" in names else min(norms)}
 
 
 def _falcon_transforms(config: Config) -> Transforms:
@@ -502,6 +527,7 @@ _FALCON = Family(
     transforms=_falcon_transforms,
     defaults={"layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
     prefix="transformer.",
+    unused=_falcon_unused,
 )
 
 # Others --------------------------------------------------------------------------------------------------------------
@@ -514,11 +540,11 @@ def _starcoder2(config: Config) -> Values:
     return {**keys.shared(config), **keys.windows(config, every=None)}
 
 
-def _starcoder2_config(metadata: Mapping[str, Any], shapes: Shapes) -> Values:
+def _starcoder2_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
     return {
         "hidden_act": "gelu_pytorch_tanh",
         "norm_epsilon": _value(metadata, "attention.layer_norm_epsilon"),
-        "use_bias": "blk.0.attn_q.bias" in shapes,
+        "use_bias": "blk.0.attn_q.bias" in tensors,
         "sliding_window": None,
         **_heads_and_windows(metadata),
     }
@@ -548,13 +574,13 @@ def _stablelm(config: Config) -> Values:
     return {**values, "rope.dimension_count": keys.rotated(config)}
 
 
-def _stablelm_config(metadata: Mapping[str, Any], shapes: Shapes) -> Values:
+def _stablelm_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
     length = _value(metadata, "embedding_length") // _value(metadata, "attention.head_count")
     return {
         "hidden_act": "silu",
-        "use_qkv_bias": "blk.0.attn_q.bias" in shapes,
-        "qk_layernorm": "blk.0.attn_q_norm.weight" in shapes,
-        "use_parallel_residual": "blk.0.ffn_norm.weight" not in shapes,
+        "use_qkv_bias": "blk.0.attn_q.bias" in tensors,
+        "qk_layernorm": "blk.0.attn_q_norm.weight" in tensors,
+        "use_parallel_residual": "blk.0.ffn_norm.weight" not in tensors,
         "partial_rotary_factor": _value(metadata, "rope.dimension_count") / length,
     }
 
@@ -564,7 +590,7 @@ _STABLELM = Family(
     classes=("StableLmForCausalLM", "StableLMEpochForCausalLM"),
     model_type="stablelm",
     modules={
-        **LLAMA,
+        **{hf: to for hf, to in LLAMA.items() if not hf.endswith(("q_norm", "k_norm"))},
         "model.layers.{}.self_attn.q_layernorm.norms.{e}": "blk.{}.attn_q_norm",
         "model.layers.{}.self_attn.k_layernorm.norms.{e}": "blk.{}.attn_k_norm",
     },
@@ -579,13 +605,19 @@ def _olmo2(config: Config) -> Values:
     return {**keys.shared(config), **keys.windows(config, every=4, always=True)}
 
 
+def _olmo2_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
+    found = {"hidden_act": "silu", **_heads_and_windows(metadata)}
+    third = {"architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3"} if "sliding_window" in found else {}
+    return found | third
+
+
 _OLMO2 = Family(
     architecture="olmo2",
     classes=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
     model_type="olmo2",
     modules={**ATTENTION, **POST_NORM, **GATED},
     metadata=_olmo2,
-    config=lambda metadata, shapes: {"hidden_act": "silu", **_heads_and_windows(metadata)},
+    config=_olmo2_config,
 )
 
 GRANITE_SCALES = {
@@ -606,9 +638,9 @@ def _granite(config: Config) -> Values:
     return values
 
 
-def _granite_config(metadata: Mapping[str, Any], shapes: Shapes) -> Values:
+def _granite_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
     scales = {name: value for gguf, name in GRANITE_SCALES.items() if (value := _value(metadata, gguf)) is not None}
-    return {**_llama_config(metadata, shapes), **scales}
+    return {**_llama_config(metadata, tensors), **scales}
 
 
 _GRANITE = Family(
@@ -643,12 +675,12 @@ def _cohere2(config: Config) -> Values:
     return {**values, "vocab_size": config.integer("vocab_size"), "rope.dimension_count": keys.head_length(config)}
 
 
-def _cohere_config(metadata: Mapping[str, Any], shapes: Shapes) -> Values:
+def _cohere_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
     return {
         "hidden_act": "silu",
-        "tie_word_embeddings": "output.weight" not in shapes,
+        "tie_word_embeddings": "output.weight" not in tensors,
         "logit_scale": _value(metadata, "logit_scale"),
-        "use_qk_norm": "blk.0.attn_q_norm.weight" in shapes,
+        "use_qk_norm": "blk.0.attn_q_norm.weight" in tensors,
         **_heads_and_windows(metadata),
     }
 
@@ -677,7 +709,7 @@ _COHERE2 = Family(
 
 FAMILIES: tuple[Family, ...] = (
     _LLAMA, _QWEN2, _QWEN3, _GEMMA, _GEMMA2, _GEMMA3, _PHI3, _GPT2, _GPTNEOX, _FALCON, _STARCODER2, _STABLELM, _OLMO2,
-    _GRANITE, _COMMAND_R, _COHERE2,
+    _GRANITE, _COMMAND_R, _COHERE2, *ENCODERS,
 )  # fmt: skip
 BY_CLASS = {name: family for family in FAMILIES for name in family.classes}
 

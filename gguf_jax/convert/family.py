@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from gguf_jax.convert.config import Config
 from gguf_jax.convert.transforms import Chain, Same, Split, Stack, Transform
 from gguf_jax.errors import GGUFError
+from gguf_jax.gguf import TensorView
 from gguf_jax.gguf.text import shown
 
 Modules = Mapping[str, "str | tuple[str, ...]"]
@@ -41,12 +42,13 @@ class Family:
         classes: of transformers; the first is what `export` writes.
         modules: names.
         metadata: config.json -> keys without the architecture's prefix.
-        config: the way back: keys of a file, and shapes of its tensors -> config.json, on top of `keys.exported`.
+        config: the way back: keys and tensors of a file -> config.json, on top of `keys.exported`.
         transforms: GGUF module without its block (`attn_q`) -> what becomes of its tensors.
-        tensors: GGUF name -> what is computed from config.json.
+        tensors: GGUF name -> what is computed from config.json; `computed` are all such names.
         defaults: what transformers takes for keys that are not there.
         prefix: what names begin with, for files of a class without a head, which have none.
         skip: patterns of tensors that are not part of the text model.
+        unused: names of a file's tensors -> modules that a model of such a file does not have, where two have one name.
         model_type: for `export`.
     """
 
@@ -55,12 +57,14 @@ class Family:
     model_type: str
     modules: Modules
     metadata: Callable[[Config], dict[str, Any]]
-    config: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], dict[str, Any]]
+    config: Callable[[Mapping[str, Any], Mapping[str, TensorView]], dict[str, Any]]
     transforms: Callable[[Config], Mapping[str, Transform]] = field(default=lambda config: {})
     tensors: Callable[[Config], Mapping[str, np.ndarray]] = field(default=lambda config: {})
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    computed: tuple[str, ...] = ()
     prefix: str = "model."
     skip: tuple[str, ...] = ()
+    unused: Callable[[Collection[str]], Collection[str]] = field(default=lambda names: ())
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,15 @@ def transform_key(module: str) -> str:
 class Names:
     """The names of a family, ready to be looked up."""
 
-    def __init__(self, family: Family, transforms: Mapping[str, Transform]):
+    def __init__(self, family: Family, transforms: Mapping[str, Transform], file: Collection[str] = ()):
+        """`file`: names of a GGUF file's tensors, for the way back."""
         self.family = family
         self.transforms = transforms
-        self.patterns = [(_regex(hf), hf, (to,) if isinstance(to, str) else to) for hf, to in family.modules.items()]
+        self.patterns = [
+            (_regex(hf), hf, (to,) if isinstance(to, str) else to)
+            for hf, to in family.modules.items()
+            if not file or hf not in family.unused(file)
+        ]
 
     def transform(self, hf: str, gguf: tuple[str, ...]) -> Transform:
         own = self.transforms.get(transform_key(gguf[0]), Same())

@@ -1,4 +1,4 @@
-"""`convert`: a Hugging Face folder -> a GGUF file of any file type, in one pass and bounded memory.
+"""`convert_folder`: a Hugging Face folder -> a GGUF file of any file type, in one pass and bounded memory.
 
 The folder is opened as the GGUF file that it would be (`model.open_model`), and written by what quantizes files: so a
 conversion straight to Q4_K_M has the bytes of one to BF16 that is quantized afterwards, and what stops it can be gone
@@ -18,7 +18,7 @@ from gguf_jax.quantization.recipe import Options
 AUTO = "AUTO"
 
 
-def convert(
+def convert_folder(
     folder: str | os.PathLike[str],
     target: str | os.PathLike[str],
     file_type: str = "F16",

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gguf_jax.convert.config import Config
+from gguf_jax.errors import GGUFError
 
 Values = dict[str, Any]
 
@@ -180,22 +181,44 @@ def rotated(config: Config) -> int:
 
 
 def llama3_factors(config: Config) -> np.ndarray | None:
-    """float32 `[head / 2]`, the divisor of every frequency (`rope_freqs.weight`), as Llama 3.1 defines it: by `factor`
-    where a wave is longer than the original context divided by `low_freq_factor`, by 1 where it is shorter than that
-    divided by `high_freq_factor`, and in between by what a straight line between the two frequencies gives."""
+    """float32 `[head / 2]`, the divisor of every frequency (`rope_freqs.weight`); None for another kind of RoPE."""
     section = checked_rope(config)
     if section["rope_type"] != "llama3":
         return None
+    for key in ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings"):
+        value = section.get(key, 1)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
+            raise config.error(f"rope_parameters.{key}", "a number above 0", value)
+    return factors_of(section, head_length(config))
+
+
+def factors_of(section: Mapping[str, Any], length: int) -> np.ndarray:
+    """As Llama 3.1 defines them: `factor` where a wave is longer than the original context divided by
+    `low_freq_factor`, 1 where it is shorter than that divided by `high_freq_factor`, and in between by what a straight
+    line between the two frequencies gives."""
     base, factor = float(section.get("rope_theta", 10000.0)), float(section.get("factor", 8.0))
     low, high = float(section.get("low_freq_factor", 1.0)), float(section.get("high_freq_factor", 4.0))
     original = float(section.get("original_max_position_embeddings", 8192))
-    length = head_length(config)
     exponents = np.arange(0, length, 2, dtype=np.float32) / np.float32(length)
     waves = 2 * np.pi / (1 / np.float32(base) ** exponents).astype(np.float64)
     smooth = (original / waves - low) / (high - low) if high != low else np.zeros_like(waves)
     between = 1 / ((1 - smooth) / factor + smooth)
     found = np.where(waves < original / high, 1.0, np.where(waves > original / low, factor, between))
     return found.astype(np.float32)
+
+
+def llama3_section(factors: np.ndarray, base: float) -> Values:
+    """The way back: parameters that give these factors. Only the original context divided by the others shows in them,
+    so of the contexts and divisors that models have the first that fit are taken."""
+    length = 2 * len(factors)
+    section: Values = {"rope_type": "llama3", "rope_theta": base, "factor": float(factors.max())}
+    for original in (8192, 4096, 16384, 2048, 32768, 1024, 512, 256, 128, 64, 32):
+        for low, high in ((1.0, 4.0), (1.0, 2.0), (1.0, 8.0), (2.0, 4.0), (1.0, 1.5), (1.0, 3.0)):
+            found = section | {"low_freq_factor": low, "high_freq_factor": high}
+            found["original_max_position_embeddings"] = original
+            if np.array_equal(factors_of(found, length), factors):
+                return found
+    raise GGUFError("rope_freqs.weight: expected the factors of a Llama 3 with known parameters, found others")
 
 
 def windows(config: Config, *, every: int | None, name: str = "sliding_window", always: bool = False) -> Values:
@@ -246,4 +269,7 @@ def exported(metadata: Mapping[str, Any], architecture: str) -> Values:
     if section["rope_type"] == "yarn" and (value := metadata.get(f"{prefix}rope.scaling.attn_factor")) is not None:
         section["attention_factor"] = value * (0.1 * math.log(section["factor"]) + 1.0)
     found["rope_parameters"] = section
+    if (local := metadata.get(f"{prefix}rope.freq_base_swa")) is not None:
+        sliding = {"rope_type": "default", "rope_theta": local}
+        found["rope_parameters"] = {"full_attention": section, "sliding_attention": sliding}
     return found

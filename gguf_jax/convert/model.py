@@ -17,6 +17,7 @@ import numpy as np
 
 from gguf_jax.convert.about import general_metadata
 from gguf_jax.convert.config import Config
+from gguf_jax.convert.encoders import pooling_metadata
 from gguf_jax.convert.families import family_of
 from gguf_jax.convert.family import BUFFERS, Family, Made, Names
 from gguf_jax.convert.rows import Array, Mapped, Rows
@@ -33,7 +34,7 @@ from gguf_jax.gguf.text import listed, printable, shown
 TYPES = {np.dtype("<f4"): GGMLType.F32, np.dtype("<f2"): GGMLType.F16, np.dtype(ml_dtypes.bfloat16): GGMLType.BF16}
 
 ALWAYS_F32 = ("*_norm.weight", "*.ffn_gate_inp.weight", "*.ffn_gate_inp_shexp.weight", "position_embd.weight",
-              "token_types.weight", "*.bias", "*attn_sinks.weight")  # fmt: skip
+              "token_types.weight", "*.bias", "*attn_sinks.weight", "*.attn_rel_b.weight")  # fmt: skip
 """Tensors that are F32 in every file, as vectors are: what readers expect."""
 
 
@@ -120,7 +121,8 @@ def _opened(folder: HFFolder, ignore: Sequence[str], pre: str | None, name: str 
         raise Unsupported(
             f"{where}: quantization_config: expected a model that is not quantized, found {shown(quantized)}"
         )
-    own = {f"{family.architecture}.{key}": value for key, value in family.metadata(config).items()}
+    values = family.metadata(config) | pooling_metadata(folder)
+    own = {f"{family.architecture}.{key}": value for key, value in values.items()}
     names = Names(family, family.transforms(config))
     tensors = made_tensors(folder, family, names, config, ignore)
     config.check_all_known(ignore)

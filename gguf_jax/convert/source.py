@@ -25,17 +25,20 @@ def read_json(path: str, required: bool = True) -> dict[str, Any] | None:
     Raises:
         GGUFError: the file cannot be read, is no JSON object, or larger than `MAX_JSON`.
     """
-    name = printable(path)
+    found = _read_any_json(path, required)
+    if found is not None and not isinstance(found, dict):
+        raise GGUFError(f"{printable(path)}: expected a JSON object, found {type(found).__name__}")
+    return found
+
+
+def _read_any_json(path: str, required: bool) -> Any:
     text = read_text(path, required)
     if text is None:
         return None
     try:
-        found = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise GGUFError(f"{name}: expected JSON, found {shown(str(error))}") from None
-    if not isinstance(found, dict):
-        raise GGUFError(f"{name}: expected a JSON object, found {type(found).__name__}")
-    return found
+        raise GGUFError(f"{printable(path)}: expected JSON, found {shown(str(error))}") from None
 
 
 def read_text(path: str, required: bool = True) -> str | None:
@@ -86,6 +89,13 @@ class HFFolder:
     def json(self, name: str) -> dict[str, Any] | None:
         """A JSON file of the folder, or None where there is none."""
         return read_json(self.file(name), required=False)
+
+    def json_objects(self, name: str) -> list[dict[str, Any]] | None:
+        """The list of objects of a JSON file, or None where there is none."""
+        found = _read_any_json(self.file(name), required=False)
+        if found is not None and (not isinstance(found, list) or not all(isinstance(each, dict) for each in found)):
+            raise GGUFError(f"{printable(self.file(name))}: expected a JSON list of objects, found {shown(found)}")
+        return found
 
     def text(self, name: str) -> str | None:
         return read_text(self.file(name), required=False)

@@ -14,7 +14,7 @@ from flax import nnx
 
 import gguf_jax as gj
 from gguf_jax.convert import open_model
-from gguf_jax.convert.file import convert
+from gguf_jax.convert.file import convert_folder
 from tests.conftest import DATA
 from tests.convert.folders import MODELS, golden_folder
 from tests.convert.weights import KEPT, PROMPT, STEPS, tokens
@@ -63,7 +63,7 @@ TRAINED = {"prose-23m-F16": "prose-23m/hf", "tinystories-656k-F32": "tinystories
 @pytest.mark.parametrize("name", list(TRAINED))
 def test_logits_of_trained_models_are_the_golden_ones(shared, tmp_path, name):
     target = tmp_path / "model.gguf"
-    convert(shared / "models" / TRAINED[name], target, name.rpartition("-")[2])
+    convert_folder(shared / "models" / TRAINED[name], target, name.rpartition("-")[2])
     with np.load(shared / "golden" / "logits" / f"{name}.npz") as golden:
         ids, expected = golden["tokens"], golden["logits"]
     logits = np.asarray(gj.load(target)(ids[None]))[0]

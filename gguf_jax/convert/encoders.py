@@ -1,0 +1,178 @@
+"""Encoders that can be converted: BERT, with or without scores, and the encoder of T5."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from gguf_jax.convert import keys
+from gguf_jax.convert.config import Config
+from gguf_jax.convert.family import Family, Modules
+from gguf_jax.convert.keys import Values
+from gguf_jax.convert.source import HFFolder
+from gguf_jax.errors import GGUFError
+from gguf_jax.gguf import TensorView
+from gguf_jax.gguf.text import printable, shown
+
+Tensors = Mapping[str, TensorView]
+
+# pooling -------------------------------------------------------------------------------------------------------------
+
+MODES = {"mean": 1, "cls": 2, "lasttoken": 3}
+FLAGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "lasttoken"}
+
+
+def pooling_metadata(folder: HFFolder) -> Values:
+    """`pooling_type`, where sentence-transformers' modules.json says what becomes of tokens' states.
+
+    Raises:
+        GGUFError: in a way that GGUF has no number for.
+    """
+    modules = folder.json_objects("modules.json") or []
+    path = next((module.get("path") for module in modules if str(module.get("type")).endswith("Pooling")), None)
+    if not isinstance(path, str) or "/" in path.strip("/") or path.startswith("."):
+        return {}
+    name = f"{path}/config.json"
+    found = folder.json(name) or {}
+    mode = next((mode for flag, mode in FLAGS.items() if found.get(flag) is True), found.get("pooling_mode"))
+    if mode not in MODES:
+        raise GGUFError(f"{printable(folder.file(name))}: pooling_mode: expected one of {', '.join(MODES)}, "
+                        f"found {shown(mode)}")  # fmt: skip
+    return {"pooling_type": MODES[mode]}
+
+
+# BERT ----------------------------------------------------------------------------------------------------------------
+
+BERT: Modules = {
+    "bert.embeddings.word_embeddings": "token_embd",
+    "bert.embeddings.token_type_embeddings": "token_types",
+    "bert.embeddings.position_embeddings": "position_embd",
+    "bert.embeddings.LayerNorm": "token_embd_norm",
+    "bert.encoder.layer.{}.attention.self.query": "blk.{}.attn_q",
+    "bert.encoder.layer.{}.attention.self.key": "blk.{}.attn_k",
+    "bert.encoder.layer.{}.attention.self.value": "blk.{}.attn_v",
+    "bert.encoder.layer.{}.attention.output.dense": "blk.{}.attn_output",
+    "bert.encoder.layer.{}.attention.output.LayerNorm": "blk.{}.attn_output_norm",
+    "bert.encoder.layer.{}.intermediate.dense": "blk.{}.ffn_up",
+    "bert.encoder.layer.{}.output.dense": "blk.{}.ffn_down",
+    "bert.encoder.layer.{}.output.LayerNorm": "blk.{}.layer_output_norm",
+}
+SCORES: Modules = {"bert.pooler.dense": "cls", "classifier": "cls.output"}
+"""What BERT scores a text with. (The peer's converter leaves the first layer out, and with it out of the scores.)"""
+
+
+def _bert(config: Config) -> Values:
+    config.expect(("hidden_act",), ("gelu", "gelu_python"), "gelu")
+    config.expect(("position_embedding_type",), ("absolute",), "absolute")
+    config.expect(("add_cross_attention",), (False,), False)
+    config.first(("type_vocab_size",))  # the rows of token_types
+    values = {key: value for key, value in keys.shared(config).items() if not key.startswith("rope.")}
+    return {**values, "attention.causal": False}
+
+
+def _scores(config: Config) -> Values:
+    labels = config.section("id2label")
+    names = [str(labels[key]) for key in sorted(labels, key=lambda key: (len(key), key))]
+    dummies = len(names) == 2 and names[0] == "LABEL_0"
+    return {**_bert(config), **({"classifier.output_labels": names} if names and not dummies else {})}
+
+
+def _bert_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
+    types = tensors["token_types.weight"].shape[0] if "token_types.weight" in tensors else 0
+    found: Values = {"hidden_act": "gelu", "position_embedding_type": "absolute", "type_vocab_size": types}
+    if labels := metadata.get("bert.classifier.output_labels"):
+        found["id2label"] = {str(i): label for i, label in enumerate(labels)}
+    return found
+
+
+BERT_FAMILY = Family(
+    architecture="bert",
+    classes=("BertModel", "BertForMaskedLM"),
+    model_type="bert",
+    modules=BERT,
+    metadata=_bert,
+    config=_bert_config,
+    defaults={"layer_norm_eps": 1e-12},
+    prefix="bert.",
+    skip=("bert.pooler.*", "cls.*"),
+)
+BERT_SCORES = replace(
+    BERT_FAMILY, classes=("BertForSequenceClassification",), modules={**BERT, **SCORES}, metadata=_scores, skip=()
+)
+
+# T5 ------------------------------------------------------------------------------------------------------------------
+
+_BLOCK = "encoder.block.{}.layer"
+T5: Modules = {
+    "shared": "token_embd",
+    "encoder.final_layer_norm": "enc.output_norm",
+    f"{_BLOCK}.0.layer_norm": "enc.blk.{}.attn_norm",
+    f"{_BLOCK}.0.SelfAttention.q": "enc.blk.{}.attn_q",
+    f"{_BLOCK}.0.SelfAttention.k": "enc.blk.{}.attn_k",
+    f"{_BLOCK}.0.SelfAttention.v": "enc.blk.{}.attn_v",
+    f"{_BLOCK}.0.SelfAttention.o": "enc.blk.{}.attn_o",
+    f"{_BLOCK}.0.SelfAttention.relative_attention_bias": "enc.blk.{}.attn_rel_b",
+    f"{_BLOCK}.1.layer_norm": "enc.blk.{}.ffn_norm",
+    f"{_BLOCK}.1.DenseReluDense.wi_0": "enc.blk.{}.ffn_gate",
+    f"{_BLOCK}.1.DenseReluDense.wi_1": "enc.blk.{}.ffn_up",
+    f"{_BLOCK}.1.DenseReluDense.wi": "enc.blk.{}.ffn_up",
+    f"{_BLOCK}.1.DenseReluDense.wo": "enc.blk.{}.ffn_down",
+}
+
+
+def _t5(config: Config) -> Values:
+    form = config.expect(("feed_forward_proj",), ("relu", "gated-gelu"), "relu")
+    config.expect(("dense_act_fn",), ("relu",) if form == "relu" else ("gelu_new",), *_usual(form))
+    config.expect(("is_gated_act",), (form != "relu",), form != "relu")
+    config.expect(("relative_attention_max_distance",), (128,), 128)
+    config.first(("num_decoder_layers", "n_positions"))
+    config.first(("scale_decoder_outputs",))  # of the decoder, which is not here
+    epsilon, length = config.number("layer_norm_epsilon"), config.integer("d_kv", low=1)
+    return {
+        "context_length": config.integer("n_positions", default=512, low=1),
+        "embedding_length": config.integer("d_model", low=1),
+        "feed_forward_length": config.integer("d_ff", low=1),
+        "block_count": config.integer("num_layers", low=1),
+        "attention.head_count": config.integer("num_heads", low=1),
+        "attention.key_length": length,
+        "attention.value_length": length,
+        "attention.layer_norm_epsilon": epsilon,
+        "attention.layer_norm_rms_epsilon": epsilon,
+        "attention.relative_buckets_count": config.integer("relative_attention_num_buckets", low=1),
+    }
+
+
+def _usual(form: str) -> tuple[str]:
+    return ("relu" if form == "relu" else "gelu_new",)
+
+
+def _t5_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
+    names = {
+        "n_positions": "context_length",
+        "d_model": "embedding_length",
+        "d_ff": "feed_forward_length",
+        "num_layers": "block_count",
+        "num_heads": "attention.head_count",
+        "d_kv": "attention.key_length",
+        "layer_norm_epsilon": "attention.layer_norm_rms_epsilon",
+        "relative_attention_num_buckets": "attention.relative_buckets_count",
+    }
+    form = "gated-gelu" if "enc.blk.0.ffn_gate.weight" in tensors else "relu"
+    return {"feed_forward_proj": form} | {hf: metadata.get(f"t5encoder.{name}") for hf, name in names.items()}
+
+
+T5_FAMILY = Family(
+    architecture="t5encoder",
+    classes=("T5EncoderModel",),
+    model_type="t5",
+    modules=T5,
+    metadata=_t5,
+    config=_t5_config,
+    defaults={"layer_norm_epsilon": 1e-6, "relative_attention_num_buckets": 32},
+    prefix="",
+    # the embedding once more, which is stored under both names
+    skip=("encoder.embed_tokens.weight", "decoder.*", "lm_head.weight"),
+)
+
+ENCODERS: tuple[Family, ...] = (BERT_FAMILY, BERT_SCORES, T5_FAMILY)
