@@ -47,7 +47,8 @@ def embed(
     Args:
         model: what `gguf_jax.load` gave: an encoder, or a decoder, of which the states before the logits are taken.
         texts: one or several, or token ids, which are taken as they are; for scores also pairs (query, document).
-        pooling: one of `POOLINGS`; default: what the file says, else "mean" for an encoder and "last" for a decoder.
+        pooling: one of `POOLINGS`; default: what the file says, else "rank" for a model with scores, "mean" for
+            another encoder and "last" for a decoder.
             With "none" the result is a list of arrays `[tokens, E]`, with "rank" scores `[N, labels]`.
         normalize: divide each vector by its Euclidean length. Scores are left as they are.
         truncate: leave out what of a text's tokens is beyond the model's context; otherwise that is an error.
@@ -92,7 +93,7 @@ def pooling_for(model: Any, pooling: str | None) -> Pooling:
     if pooling is None and model.metadata is not None:
         pooling = pooling_of(model.metadata)
     if pooling is None:
-        pooling = model.usual_pooling
+        pooling = model.usual_pooling if model.head is None else "rank"
     if pooling not in POOLINGS:
         raise GGUFJaxError(f"pooling: expected one of {', '.join(POOLINGS)}, found {pooling!r}")
     if pooling == "rank" and model.head is None:

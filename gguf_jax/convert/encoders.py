@@ -31,8 +31,11 @@ def pooling_metadata(folder: HFFolder) -> Values:
     """
     modules = folder.json_objects("modules.json") or []
     path = next((module.get("path") for module in modules if str(module.get("type")).endswith("Pooling")), None)
-    if not isinstance(path, str) or "/" in path.strip("/") or path.startswith("."):
+    if path is None:
         return {}
+    if not isinstance(path, str) or not path or "/" in path or path.startswith("."):
+        where = printable(folder.file("modules.json"))
+        raise GGUFError(f"{where}: path: expected a folder beside it, found {shown(path)}")
     name = f"{path}/config.json"
     found = folder.json(name) or {}
     mode = next((mode for flag, mode in FLAGS.items() if found.get(flag) is True), found.get("pooling_mode"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from gguf_jax.gguf.text import printable, shown
 from gguf_jax.tokenizers.vocabulary import TokenType
 
 TOKENIZER, MODEL, SETTINGS, ADDED = "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json"
+MODELS = (MODEL, "spiece.model")
+"""What SentencePiece's model is called, by T5 last. (Where it is called otherwise, its ids are not the model's.)"""
 
 MAX_TOKENS = 1 << 24
 """Of a vocabulary: more than any model's, and what a padded vocabulary of a hostile config.json may come to."""
@@ -65,7 +69,8 @@ def tokenizer_metadata(folder: HFFolder, size: int, architecture: str, pre: str 
         raise GGUFError(f"{printable(folder.path)}: vocab_size: expected at most {MAX_TOKENS}, found {size}")
     tokenizer = folder.json(TOKENIZER)
     settings = folder.json(SETTINGS) or {}
-    pieces = read_bytes(folder.file(MODEL), required=False)
+    file = next((folder.file(name) for name in MODELS if os.path.lexists(folder.file(name))), folder.file(MODEL))
+    pieces = read_bytes(file, required=False)
     where = printable(folder.file(TOKENIZER))
     try:
         if tokenizer is None and pieces is None:
@@ -73,8 +78,8 @@ def tokenizer_metadata(folder: HFFolder, size: int, architecture: str, pre: str 
         model = (tokenizer or {}).get("model") or {}
         byte_level = model.get("type") == "BPE" and _is_byte_level(tokenizer or {})
         if pieces is not None and not byte_level:
-            where = printable(folder.file(MODEL))
-            found = _of_pieces(folder, sentencepiece.parse(pieces, folder.file(MODEL)), tokenizer, settings, size)
+            where = printable(file)
+            found = _of_pieces(folder, sentencepiece.parse(pieces, file), tokenizer, settings, size)
         else:
             assert tokenizer is not None
             _check_model(model)
@@ -90,9 +95,10 @@ def tokenizer_metadata(folder: HFFolder, size: int, architecture: str, pre: str 
 
 
 def _check_model(model: Mapping[str, Any]) -> None:
-    if model.get("type") not in ("BPE", "WordPiece"):
-        raise GGUFJaxError(f"model: expected BPE or WordPiece, found {shown(model.get('type'))}")
-    if not isinstance(model.get("vocab"), dict) or not model["vocab"]:
+    kind = model.get("type")
+    if kind not in ("BPE", "WordPiece", "Unigram"):
+        raise GGUFJaxError(f"model: expected BPE, WordPiece or Unigram, found {shown(kind)}")
+    if not isinstance(model.get("vocab"), list if kind == "Unigram" else dict) or not model["vocab"]:
         raise GGUFJaxError(f"model: vocab: expected tokens, found {shown(model.get('vocab'))}")
 
 
@@ -138,6 +144,8 @@ def _of_json(
     byte_level: bool,
 ) -> dict[str, Any]:
     model = tokenizer["model"]
+    if model["type"] == "Unigram":
+        return _unigram(tokenizer, settings, size)
     vocab: dict[str, int] = model["vocab"]
     high = max(vocab.values())
     if high >= size:
@@ -208,6 +216,37 @@ def _word_pieces(vocabulary: Vocabulary, tokenizer: Mapping[str, Any], settings:
         "tokenizer.ggml.token_type_count": 2,
         **vocabulary.keys(scored=False),
     }
+
+
+def _unigram(tokenizer: Mapping[str, Any], settings: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Unigram, of which SentencePiece's own file is not there."""
+    model = tokenizer["model"]
+    pieces = model["vocab"]
+    if len(pieces) > size:
+        raise GGUFJaxError(
+            f"model: vocab: expected at most {size} tokens (the model's vocab_size), found {len(pieces)}"
+        )
+    vocabulary = Vocabulary.of(size)
+    for index, (text, score) in enumerate(pieces):
+        is_byte = model.get("byte_fallback") and re.fullmatch("<0x[0-9A-F]{2}>", text)
+        vocabulary.put(index, text, TokenType.BYTE if is_byte else TokenType.NORMAL, float(score))
+    _put_added(vocabulary, _added(tokenizer, settings))
+    if (unknown := model.get("unk_id")) is not None:
+        vocabulary.types[unknown] = TokenType.UNKNOWN
+    normalizer = tokenizer.get("normalizer") or {}
+    steps = [normalizer, *normalizer.get("normalizers", [])]
+    merges = any(step.get("type") == "Replace" and step["pattern"].get("Regex") == " {2,}" for step in steps)
+    found = {
+        "tokenizer.ggml.model": "t5",
+        "tokenizer.ggml.pre": "default",
+        **vocabulary.keys(scored=True),
+        "tokenizer.ggml.add_space_prefix": _adds_space(tokenizer),
+        "tokenizer.ggml.remove_extra_whitespaces": merges,
+    }
+    charsmap = next((step["precompiled_charsmap"] for step in steps if step.get("type") == "Precompiled"), None)
+    if charsmap:
+        found["tokenizer.ggml.precompiled_charsmap"] = np.frombuffer(base64.b64decode(charsmap), np.uint8)
+    return found
 
 
 def _of_pieces(

@@ -1,0 +1,141 @@
+"""Encoders of transformers, converted: our states and scores are those that it computes.
+
+`tools/make_hf_encoder_goldens.py` made the goldens.
+"""
+
+from __future__ import annotations
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+import gguf_jax as gj
+from gguf_jax.convert import open_model
+from gguf_jax.embeddings import pooling_for
+from gguf_jax.errors import GGUFError
+from gguf_jax.gguf import read
+from gguf_jax.tokenizers import from_metadata
+from tests.conftest import DATA
+from tests.convert.folders import write_folder
+from tests.convert.weights import PROMPT, tokens, weights
+
+MODELS = json.loads((DATA / "hf_encoders.json").read_text())
+TOLERANCE = 1e-4  # of the largest number, as for decoders
+
+
+def folder_of(path, name, **config):
+    model = MODELS[name]
+    return write_folder(path / "model", model["config"] | config, weights(model["shapes"]))
+
+
+def opened(path, name, **config):
+    with open_model(folder_of(path, name, **config)) as file:
+        return gj.load(file)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_states_are_those_of_transformers(tmp_path, name):
+    model = opened(tmp_path, name)
+    at = jnp.arange(PROMPT, dtype=jnp.int32)[None]
+    ids = jnp.asarray(tokens(PROMPT, model.config.vocab_size))[None]
+    states, _ = nnx.jit(type(model).hidden)(model, ids, at, types=(at >= PROMPT // 2).astype(jnp.int32))
+    with np.load(DATA / "hf_encoder_states.npz") as arrays:
+        expected = arrays[name]
+    found = np.asarray(states)[0, ::9] if model.head is None else np.asarray(model.head(states[:, 0]))[0]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+
+
+def test_scores_have_names(tmp_path):
+    labels = {"0": "bad", "1": "fair", "2": "good"}
+    model = opened(tmp_path, "bert, scores", id2label=labels)
+    assert list(model.metadata["bert.classifier.output_labels"]) == ["bad", "fair", "good"]
+    assert pooling_for(model, None) == "rank"
+
+
+@pytest.mark.parametrize(
+    ("settings", "pooling"),
+    [
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, "mean"),
+        ({"pooling_mode_cls_token": True}, "cls"),
+        ({"pooling_mode_lasttoken": True}, "last"),
+        ({"pooling_mode": "lasttoken"}, "last"),
+    ],
+)
+def test_pooling(tmp_path, settings, pooling):
+    folder = folder_of(tmp_path, "bert")
+    modules = [{"type": "x.Transformer", "path": ""}, {"type": "x.Pooling", "path": "1_Pooling"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+    with open_model(folder) as file:
+        model = gj.load(file)
+    assert model.config.pooling == pooling_for(model, None) == pooling
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ({"a": 1}, "modules.json: expected a JSON list of objects"),
+        ([{"type": "x.Pooling", "path": "../up"}], "modules.json: path: expected a folder beside it, found '../up'"),
+        (
+            [{"type": "x.Pooling", "path": "1_Pooling"}],
+            "config.json: pooling_mode: expected one of mean, cls,",
+        ),
+    ],
+)
+def test_a_pooling_that_has_no_number(tmp_path, modules, message):
+    folder = folder_of(tmp_path, "bert")
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(GGUFError, match=message):
+        open_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("bert", {"hidden_act": "relu"}, "hidden_act: expected 'gelu'"),
+        ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type: expected 'absolute'"),
+        ("t5", {"feed_forward_proj": "gated-silu"}, "feed_forward_proj: expected 'relu' or 'gated-gelu'"),
+        ("t5", {"relative_attention_max_distance": 64}, "relative_attention_max_distance: expected 128"),
+    ],
+)
+def test_what_is_not_converted(tmp_path, name, config, message):
+    with pytest.raises(GGUFError, match=message):
+        opened(tmp_path, name, **config)
+
+
+def unigram_folder(tmp_path, shared):
+    """T5 with a tokenizer.json of some pieces of a real vocabulary, and what reads that file itself."""
+    values = read(shared / "vocab" / "ggml-vocab-nomic-bert-moe.gguf").metadata
+    pieces, scores = list(values["tokenizer.ggml.tokens"])[4:9000], values["tokenizer.ggml.scores"][4:9000].tolist()
+    special = ["<pad>", "</s>", "<unk>"]
+    made = Tokenizer(models.Unigram([*((text, 0.0) for text in special), *zip(pieces, scores, strict=True)], 2))
+    charsmap = values["tokenizer.ggml.precompiled_charsmap"].tobytes()
+    steps = [normalizers.Precompiled(charsmap), normalizers.Strip(left=False, right=True)]
+    made.normalizer = normalizers.Sequence([*steps, normalizers.Replace(Regex(" {2,}"), "▁")])
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.add_special_tokens(special)
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    model = MODELS["t5"]
+    shapes = {key: [len(pieces) + 3 if n == 53 else n for n in shape] for key, shape in model["shapes"].items()}
+    config = model["config"] | {"vocab_size": len(pieces) + 3}
+    folder = write_folder(tmp_path / "model", config, weights(shapes))
+    made.save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder, made
+
+
+def test_unigram_of_a_tokenizer_json(tmp_path, shared):
+    folder, theirs = unigram_folder(tmp_path, shared)
+    with open_model(folder) as file:
+        ours = from_metadata(file.metadata)
+    text = (shared / "text" / "wiki.test.raw").read_text("utf-8")
+    cases = [text[i : i + 150].strip() for i in range(0, 60_000, 1500)]
+    cases += ["Größe ①  ﬁ two  spaces", "unknown \U0001f642\U0001f642 日本"]
+    assert ours.encode_batch(cases) == [each.ids for each in theirs.encode_batch(cases)]
+    assert ours.decode(ours.encode("two  spaces"), skip_special=True) == "two spaces"
