@@ -49,6 +49,8 @@ LLAMA3 = dict(
     original_max_position_embeddings=32,
 )
 YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=64)
+SCALES = dict(attention_multiplier=0.3, embedding_multiplier=6.0, residual_multiplier=0.5, logits_scaling=4.0)
+EXPERTS = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=40)
 LONG = [1.0 + 0.1 * i for i in range(4)]
 
 # Name -> class of the configuration and what it is given; sizes are odd where a model lets them be.
@@ -109,8 +111,19 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo3": ("Olmo3Config", BASE | dict(num_hidden_layers=4, sliding_window=9)),
     "granite": (
         "GraniteConfig",
-        BASE | dict(attention_multiplier=0.3, embedding_multiplier=6.0, residual_multiplier=0.5, logits_scaling=4.0),
+        BASE | SCALES,
     ),
+    "granitemoe": ("GraniteMoeConfig", BASE | SCALES | dict(num_local_experts=6, num_experts_per_tok=2)),
+    "granitemoe-shared": (
+        "GraniteMoeSharedConfig",
+        BASE | SCALES | dict(num_local_experts=6, num_experts_per_tok=2, shared_intermediate_size=56),
+    ),
+    "mixtral": ("MixtralConfig", BASE | dict(num_local_experts=5, num_experts_per_tok=2, head_dim=12)),
+    "qwen2moe": (
+        "Qwen2MoeConfig",
+        BASE | EXPERTS | dict(shared_expert_intermediate_size=56, norm_topk_prob=False),
+    ),
+    "qwen3moe": ("Qwen3MoeConfig", BASE | EXPERTS | dict(head_dim=12, norm_topk_prob=True)),
     "command-r": ("CohereConfig", BASE | dict(use_qk_norm=True)),
     "cohere2": ("Cohere2Config", BASE | dict(num_hidden_layers=4, head_dim=8, sliding_window=9)),
 }

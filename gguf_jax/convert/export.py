@@ -101,7 +101,7 @@ def export_folder(
 def _exported(
     file: GGUFFile, folder: str, type: str | None, force: bool, on_progress: Callable[[float], object]
 ) -> list[str]:
-    family = family_of_file(file.metadata, printable(file.path))
+    family = family_of_file(file.metadata, file.tensors, printable(file.path))
     config = config_of(file, family)
     names = Names(family, family.transforms(Config(config, family.defaults, printable(file.path))), file.tensors)
     outgoing: dict[str, Outgoing] = {}

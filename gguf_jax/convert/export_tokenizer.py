@@ -11,7 +11,7 @@ import numpy as np
 
 from gguf_jax.convert import sentencepiece
 from gguf_jax.convert.special import KEYS
-from gguf_jax.convert.tokenizer import MODEL, SETTINGS, SPACE, TOKENIZER
+from gguf_jax.convert.tokenizer import MODELS, SETTINGS, SPACE, TOKENIZER
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.gguf.text import shown
 from gguf_jax.tokenizers.pre_tokenizers import pre_tokenizer
@@ -45,7 +45,7 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
         SETTINGS: json.dumps(_settings(metadata, vocabulary), indent=1).encode(),
     }
     if model == "llama":
-        found[MODEL] = _model(metadata, vocabulary)
+        found[MODELS[0]] = _model(metadata, vocabulary)
     return found
 
 

@@ -161,6 +161,10 @@ class Names:
                 names = tuple(with_suffix(_of_block(other, block), suffix) for other in to)
                 yield _of_block(hf, block) + ("" if bare else suffix), names
 
+    def without_place(self, tensors: Collection[str]) -> list[str]:
+        """GGUF tensors that a model of this family does not have."""
+        return [n for n in tensors if n not in self.family.computed and next(self._reverse(n), None) is None]
+
     def unmade(self, shapes: Mapping[str, tuple[int, ...]]) -> list[Made]:
         """The way back: which tensors of transformers the tensors of a GGUF file are made into."""
         found: dict[tuple[str, ...], Made] = {}

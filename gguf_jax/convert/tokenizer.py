@@ -202,14 +202,10 @@ def _word_pieces(vocabulary: Vocabulary, tokenizer: Mapping[str, Any], settings:
     """WordPiece in GGUF's form: what begins a word has a space before it, what goes on with one has lost its `##`."""
     model = tokenizer["model"]
     prefix = model.get("continuing_subword_prefix", "##")
-    added = _added(tokenizer, settings)
     for text, index in model["vocab"].items():
         inside = text.startswith(prefix)
         vocabulary.put(index, text.removeprefix(prefix) if inside else SPACE + text, TokenType.NORMAL)
-    _put_added(vocabulary, added)
-    for index, (text, _) in added.items():
-        if text == model.get("unk_token"):
-            vocabulary.types[index] = TokenType.UNKNOWN
+    _put_added(vocabulary, _added(tokenizer, settings))
     return {
         "tokenizer.ggml.model": "bert",
         "tokenizer.ggml.pre": "default",
