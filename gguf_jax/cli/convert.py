@@ -10,6 +10,7 @@ import typer
 from gguf_jax.cli import copying, options
 from gguf_jax.cli.output import say, write, write_json
 from gguf_jax.cli.quantize import Shown, summary, tensor_types
+from gguf_jax.errors import GGUFJaxError
 
 _TYPES, _MODEL, _WORK = "Types", "Model", "Work"
 
@@ -19,7 +20,9 @@ def _option(panel: str, *names: str, help: str, metavar: str | None = None) -> A
 
 
 def convert(
-    source: Annotated[str, typer.Argument(metavar="HF_DIR", help="Folder with config.json and .safetensors files.")],
+    source: Annotated[
+        str, typer.Argument(metavar="HF_DIR", help="Folder with config.json and .safetensors files; or an adapter's.")
+    ],
     target: Annotated[str, typer.Argument(metavar="OUT", help="The GGUF file to write.")],
     file_type: Annotated[
         str, _option(_TYPES, "--type", "-t", help="F16, BF16, F32, Q8_0, Q4_K_M ... as of quantize; AUTO: as stored.")
@@ -43,6 +46,11 @@ def convert(
         str | None, _option(_MODEL, "--pre", metavar="NAME", help="tokenizer.ggml.pre, if it is not recognised.")
     ] = None,
     name: Annotated[str | None, _option(_MODEL, "--name", help="general.name.")] = None,
+    lora: Annotated[bool, _option(_MODEL, "--lora", help="HF_DIR is a PEFT adapter; --type F32, F16 or BF16.")] = False,
+    base: Annotated[
+        str | None,
+        _option(_MODEL, "--base", metavar="MODEL", help="Of --lora: the model it is for, a folder or a GGUF file."),
+    ] = None,
     max_shard_size: Annotated[
         str | None, _option(_WORK, "--max-shard-size", metavar="SIZE", help="Split it: 500M, 2G (powers of ten).")
     ] = None,
@@ -54,6 +62,11 @@ def convert(
     debug: options.Debug = False,
 ) -> None:
     """Convert a Hugging Face folder to GGUF, straight to any type."""
+    if base is not None and not lora:
+        raise GGUFJaxError("--base: expected --lora with it")
+    if lora:
+        _lora(source, target, base, file_type, tuple(ignore or ()), force, quiet)
+        return
     from gguf_jax.convert.file import convert_folder
     from gguf_jax.gguf.split import size_of
     from gguf_jax.gguf.text import printable
@@ -91,3 +104,15 @@ def convert(
     elif not quiet:
         first, *others = result.paths
         write(summary(result, f"{first}{f' and {len(others)} more' if others else ''}: "))
+
+
+def _lora(
+    source: str, target: str, base: str | None, type: str, ignore: tuple[str, ...], force: bool, quiet: bool
+) -> None:
+    from gguf_jax.convert.lora import convert_lora
+
+    copying.fresh([target], force)
+    adapter = convert_lora(source, target, base, type=type, ignore=ignore)
+    write(f"{target}\n")
+    if not quiet:
+        say(f"{len(adapter.pairs)} tensors of {adapter.architecture}, alpha {adapter.alpha:g}")
