@@ -25,8 +25,9 @@ def convert(
     ],
     target: Annotated[str, typer.Argument(metavar="OUT", help="The GGUF file to write.")],
     file_type: Annotated[
-        str, _option(_TYPES, "--type", "-t", help="F16, BF16, F32, Q8_0, Q4_K_M ... as of quantize; AUTO: as stored.")
-    ] = "F16",
+        str | None,
+        _option(_TYPES, "--type", "-t", help="F16 (default), BF16, Q4_K_M ... as of quantize; AUTO: as stored."),
+    ] = None,
     tensor_type: Annotated[
         list[str] | None,
         _option(_TYPES, "--tensor-type", metavar="PATTERN=TYPE", help="As of quantize; repeatable."),
@@ -46,7 +47,9 @@ def convert(
         str | None, _option(_MODEL, "--pre", metavar="NAME", help="tokenizer.ggml.pre, if it is not recognised.")
     ] = None,
     name: Annotated[str | None, _option(_MODEL, "--name", help="general.name.")] = None,
-    lora: Annotated[bool, _option(_MODEL, "--lora", help="HF_DIR is a PEFT adapter; --type F32, F16 or BF16.")] = False,
+    lora: Annotated[
+        bool, _option(_MODEL, "--lora", help="HF_DIR is a PEFT adapter; --type F32 (default), F16, BF16.")
+    ] = False,
     base: Annotated[
         str | None,
         _option(_MODEL, "--base", metavar="MODEL", help="Of --lora: the model it is for, a folder or a GGUF file."),
@@ -65,7 +68,7 @@ def convert(
     if base is not None and not lora:
         raise GGUFJaxError("--base: expected --lora with it")
     if lora:
-        _lora(source, target, base, file_type, tuple(ignore or ()), force, quiet)
+        _lora(source, target, base, file_type or "F32", tuple(ignore or ()), force, quiet)
         return
     from gguf_jax.convert.file import convert_folder
     from gguf_jax.gguf.split import size_of
@@ -78,7 +81,7 @@ def convert(
         result = convert_folder(
             source,
             target,
-            file_type,
+            file_type or "F16",
             ignore=tuple(ignore or ()),
             pre=pre,
             name=name,

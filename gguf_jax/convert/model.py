@@ -24,7 +24,7 @@ from gguf_jax.convert.rows import Array, Mapped, Rows
 from gguf_jax.convert.safetensors import StoredTensor
 from gguf_jax.convert.source import CONFIG, HFFolder, open_folder
 from gguf_jax.convert.tokenizer import tokenizer_metadata
-from gguf_jax.errors import GGUFError, Unsupported
+from gguf_jax.errors import GGUFError, GGUFJaxError, Unsupported
 from gguf_jax.formats import GGMLType
 from gguf_jax.gguf import GGUFFile, Metadata, TensorView
 from gguf_jax.gguf.parse import DEFAULT_ALIGNMENT, MAX_NAME_BYTES
@@ -108,6 +108,10 @@ def open_model(
     folder = open_folder(path)
     try:
         return _opened(folder, ignore, pre, name)
+    except GGUFJaxError as error:
+        folder.close()
+        named = printable(folder.path)
+        raise error if str(error).startswith(named) else type(error)(f"{named}: {error}") from None
     except BaseException:
         folder.close()
         raise
