@@ -22,6 +22,14 @@ NAMED_AFTER = {"command-r": "command-r", "stablelm": "stablelm2", "granite": "re
 """Architecture -> the name that its files have, of several for one way to cut."""
 
 
+AS_WELL = {
+    (FALCON_PUNCTUATION, GPT2, r"\p{N}+", "[0-9][0-9][0-9]"): "falcon",
+    (*PRE_TOKENIZERS["deepseek-llm"].patterns[:-1], r"\p{N}"): "deepseek-llm",
+}
+"""Patterns of a tokenizer.json -> the value that its files have, where readers do with other patterns: no token of
+these models holds digits that the patterns would part."""
+
+
 def patterns_of(pre_tokenizer: Mapping[str, Any] | None) -> tuple[str, ...]:
     """The patterns of a tokenizer.json's `pre_tokenizer`; GGUFJaxError for a step that cuts in another way."""
     return tuple(_patterns(pre_tokenizer or {}))
@@ -76,6 +84,8 @@ def name_of(tokenizer: Mapping[str, Any], architecture: str) -> str:
         for name, known in PRE_TOKENIZERS.items()
         if known.patterns == found and known.ignore_merges == whole_words and name != "default"
     ]
+    if found in AS_WELL and not whole_words:
+        names = [AS_WELL[found]]
     if not names:
         raise GGUFJaxError(
             f"pre_tokenizer: expected patterns of a known value of tokenizer.ggml.pre, found "
