@@ -274,7 +274,7 @@ class TestBadFiles:
             ),
             ("llama.rope.scaling.type", "magic", "expected one of none, .*, longrope, found 'magic'"),
             ("llama.rope.freq_base", 0.0, "llama.rope.freq_base: expected a number from 1 to 1e"),
-            ("llama.expert_count", 8, "llama.expert_count: mixture-of-experts .*, expected 0 experts, found 8"),
+            ("llama.expert_count", 8, "llama.expert_used_count: expected an integer, found no such key"),
             ("llama.attention.sliding_window_pattern", [True], "sliding_window_pattern: expected 2 booleans"),
         ],
     )

@@ -58,9 +58,8 @@ class Block(nnx.Module):
         self.attn_norm = norm(c) if c.attn_norm else None
         self.attn_norm_2 = norm(c) if c.attn_norm_2 else None
         self.post_attention_norm = norm(c) if c.attn_post_norm else None
-        if c.ffn_norm:
-            setattr(self, c.ffn_norm_name, norm(c))
         self.post_ffw_norm = norm(c) if c.ffn_post_norm else None
+        setattr(self, c.ffn_norm_name, nnx.data(norm(c)) if c.ffn_norm else None)
         self.attn_sinks = Sinks(c.head_count) if c.attn_sinks else None
 
     def _lengths(self) -> tuple[int, int, int]:
@@ -83,9 +82,10 @@ class Block(nnx.Module):
             normed = _by(self.attn_norm, x)
             sees = normed if self.attn_norm_2 is None else self.attn_norm_2(x)
             attended, kv = self._attention(sees, positions, turn, past, span, precision)
-            h = x + _scaled(_by(self.post_attention_norm, attended), c.residual_scale)
+            attended = _by(self.post_attention_norm if c.attn_post_norm else None, attended)
+            h = x + _scaled(attended, c.residual_scale)
         with jax.named_scope("feed_forward"):
-            ffn_norm = getattr(self, c.ffn_norm_name) if c.ffn_norm else None
+            ffn_norm = getattr(self, c.ffn_norm_name)
             shared = c.parallel and ffn_norm is None
             sees = normed if shared else _by(ffn_norm, x if c.parallel else h)
             fed = _by(self.post_ffw_norm, self.feed_forward(self, sees, precision))

@@ -8,7 +8,7 @@ For rotary dimension n and pair i, the angle at position p is `p * frequency[i]`
 
 where m is 0 without scaling by parts (linear) and, for YaRN (Peng et al. 2023, arXiv:2309.00071), a ramp from 1 to 0
 between the dimensions that turn `beta_fast` and `beta_slow` times in the original context. YaRN also scales cos and
-sin by `1 + 0.1 ln(factor)`.
+sin by `1 + 0.1 ln(factor)`, or by a quotient of two such numbers.
 """
 
 from __future__ import annotations
@@ -31,12 +31,15 @@ class RopePairing(enum.Enum):
 
 @dataclass(frozen=True)
 class YarnConfig:
-    """Parameters of YaRN's ramp; `original_context` in tokens."""
+    """Parameters of YaRN's ramp; `original_context` in tokens. `mscale` and `mscale_all_dim`: cos and sin count
+    `(1 + 0.1 mscale ln(factor)) / (1 + 0.1 mscale_all_dim ln(factor))` times."""
 
     original_context: int
     ext_factor: float = 1.0
     beta_fast: float = 32.0
     beta_slow: float = 1.0
+    mscale: float = 1.0
+    mscale_all_dim: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,11 @@ def frequencies(config: RopeConfig) -> np.ndarray:
 
 def magnitude(config: RopeConfig) -> float:
     """Factor on cos and sin."""
-    stretched = config.yarn is not None and config.yarn.ext_factor != 0 and config.factor > 1
-    return config.attention_factor * (1 + 0.1 * math.log(config.factor) if stretched else 1.0)
+    yarn = config.yarn
+    if yarn is None or yarn.ext_factor == 0 or config.factor <= 1:
+        return config.attention_factor
+    log = 0.1 * math.log(config.factor)
+    return config.attention_factor * (1 + yarn.mscale * log) / (1 + yarn.mscale_all_dim * log)
 
 
 def rotation(config: RopeConfig, positions: jax.Array, factors: jax.Array | None) -> tuple[jax.Array, jax.Array]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gguf_jax.models import DecoderConfig
-from gguf_jax.models.config import QKNorm
-from gguf_jax.nn import RopeConfig, RopePairing
+from gguf_jax.models.config import QKNorm, Temperature
+from gguf_jax.nn import RopeConfig, RopePairing, YarnConfig
 from gguf_jax.nn.experts import Experts
 from gguf_jax.nn.feed_forward import FusedGated, Gated, Plain
 from gguf_jax.nn.projection import Fused
@@ -84,6 +84,8 @@ def _experts(**options: Any) -> dict[str, Any]:
 EXPERT_KEYS = {"expert_count": 5, "expert_used_count": 2}
 OF_EXPERTS = EXPERT_KEYS | {"expert_feed_forward_length": 24}
 
+YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 64}
+
 FAMILIES: dict[str, Family] = {
     "llama": Family("llama", dict(rope=_rope(INTERLEAVED))),
     "llama, long factors": Family(
@@ -93,6 +95,12 @@ FAMILIES: dict[str, Family] = {
     ),
     "llama, experts": Family(
         "llama", dict(rope=_rope(INTERLEAVED), feed_forward_length=24) | _experts(), EXPERT_KEYS
+    ),
+    "mistral3": Family(
+        "mistral3",
+        dict(rope=_rope(INTERLEAVED, factor=4.0, yarn=YarnConfig(64, mscale_all_dim=0.7)))
+        | dict(temperature=Temperature(0.3, 64)),
+        YARN | {"rope.scaling.yarn_log_multiplier": 0.7, "attention.temperature_scale": 0.3},
     ),
     "qwen2": Family("qwen2", dict(rope=_rope(HALVES), attn_bias=True)),
     "qwen3": Family("qwen3", dict(rope=_rope(HALVES), qk_norm=QKNorm.HEAD)),
@@ -184,6 +192,13 @@ FAMILIES: dict[str, Family] = {
         {"embedding_scale": 6.0, "residual_scale": 0.25, "logit_scale": 8.0, "attention.scale": 0.1}
         | EXPERT_KEYS
         | {"expert_shared_feed_forward_length": 40},
+    ),
+    "gpt-oss": Family(
+        "gpt-oss",
+        dict(rope=_rope(HALVES, factor=4.0, yarn=YarnConfig(64)), windows=(5, None), attn_sinks=True)
+        | dict(ffn_norm_name="post_attention_norm", attn_bias=True, attn_output_bias=True, feed_forward_length=24)
+        | _experts(gating="softmax_weight", norm_weights=False, gate="swiglu_oai", router_bias=True, bias=True),
+        OF_EXPERTS | YARN | {"attention.sliding_window": 5},
     ),
     "command-r": Family("command-r", COMMAND, {"logit_scale": 0.25}),
     "cohere2": Family(

@@ -43,7 +43,8 @@ def rotate(head, position, rope, factors):
         angle = position * (plain / rope.factor * (1 - mix) + plain * mix)
         scale = rope.attention_factor
         if rope.yarn and rope.yarn.ext_factor and rope.factor > 1:
-            scale *= 1 + 0.1 * math.log(rope.factor)
+            scale *= 1 + 0.1 * rope.yarn.mscale * math.log(rope.factor)
+            scale /= 1 + 0.1 * rope.yarn.mscale_all_dim * math.log(rope.factor)
         i, j = (2 * pair, 2 * pair + 1) if rope.pairing is RopePairing.INTERLEAVED else (pair, pair + half)
         out[i] = (head[i] * math.cos(angle) - head[j] * math.sin(angle)) * scale
         out[j] = (head[i] * math.sin(angle) + head[j] * math.cos(angle)) * scale

@@ -11,7 +11,17 @@ from typing import Any
 
 from gguf_jax.errors import GGUFError
 from gguf_jax.gguf.text import shown
-from gguf_jax.models.architectures import cohere, encoders, gemma, granite, layer_normed, mixture, olmo
+from gguf_jax.models.architectures import (
+    cohere,
+    encoders,
+    gemma,
+    gpt_oss,
+    granite,
+    layer_normed,
+    mistral,
+    mixture,
+    olmo,
+)
 from gguf_jax.models.architectures.reader import Shapes, decoder
 from gguf_jax.models.config import QKNorm
 from gguf_jax.models.decoder import Decoder
@@ -38,6 +48,7 @@ _HALVES, _INTERLEAVED = RopePairing.HALVES, RopePairing.INTERLEAVED
 
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(partial(mixture.decoder, pairing=_INTERLEAVED)),
+    "mistral3": Architecture(mistral.mistral3),
     "qwen2": Architecture(partial(decoder, pairing=_HALVES)),
     "qwen3": Architecture(partial(decoder, pairing=_HALVES, qk_norm=QKNorm.HEAD)),
     "qwen2moe": Architecture(mixture.qwen2moe),
@@ -54,6 +65,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "olmo2": Architecture(olmo.olmo2),
     "granite": Architecture(granite.granite),
     "granitemoe": Architecture(granite.granite),
+    "gpt-oss": Architecture(gpt_oss.gpt_oss),
     "command-r": Architecture(cohere.command_r),
     "cohere2": Architecture(cohere.cohere2),
     "bert": Architecture(encoders.bert, Encoder),

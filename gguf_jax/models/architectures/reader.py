@@ -30,6 +30,7 @@ def rope(keys: Keys, key_length: int, context_length: int, pairing: RopePairing)
             ext_factor=keys.number("rope.scaling.yarn_ext_factor", 1.0, high=1e6),
             beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0, low=1e-3, high=1e6),
             beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0, low=1e-3, high=1e6),
+            mscale_all_dim=keys.number("rope.scaling.yarn_log_multiplier", 0.0, high=1e3),
         )
     dimension = keys.integer("rope.dimension_count", key_length)
     if dimension % 2 or dimension > key_length:
