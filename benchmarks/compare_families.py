@@ -25,24 +25,27 @@ from gguf_jax.evals.logits_file import LogitsFile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.models.families import FAMILIES, Family
+from tests.models.mamba_families import MAMBAS, MambaFamily, small_mamba
 from tests.support import small_model
+
+EVERY: dict[str, Family | MambaFamily] = FAMILIES | MAMBAS
 
 CTX_SIZE = 128
 TEXT = "It was a cold evening in November, and the old house stood as it had stood for a hundred years. " * 24
 
 
-def written(family: Family, path: str, bundled: gj.GGUFFile) -> gj.Decoder:
+def written(family: Family | MambaFamily, path: str, bundled: gj.GGUFFile) -> Any:
     """The family's model with the bundled vocabulary, as a file and as it is read back."""
     tokens = len(bundled.metadata["tokenizer.ggml.tokens"])
-    config = family.make(vocab_size=tokens)
-    model = small_model(**vars(config))
+    config: Any = family.make(vocab_size=tokens)
+    model: Any = small_mamba(config) if isinstance(family, MambaFamily) else small_model(**vars(config))
     metadata: dict[str, Any] = dict(family.metadata(config))
     metadata |= {key: value for key, value in bundled.metadata.items() if key.startswith("tokenizer.")}
     gj.save(model, path, metadata)
     return gj.load(path)
 
 
-def difference(path: str, logits: str, model: gj.Decoder) -> tuple[float, float, float]:
+def difference(path: str, logits: str, model: Any) -> tuple[float, float, float]:
     """The largest difference of log-probabilities, their largest size, and the coarsest step of the file."""
     worst = size = step = 0.0
     with LogitsFile(logits) as file:
@@ -73,9 +76,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, gj.read(gj.bundled_model()) as bundled:
         text = f"{folder}/text.txt"
         Path(text).write_text(TEXT)
-        for name in arguments.names or FAMILIES:
+        for name in arguments.names or EVERY:
             path, logits = f"{folder}/model.gguf", f"{folder}/logits"
-            model = written(FAMILIES[name], path, bundled)
+            model = written(EVERY[name], path, bundled)
             command = [
                 str(arguments.peer / "llama-perplexity"),
                 "-m",

@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gguf_jax import ops
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.generation import compilation_cache, steps
 from gguf_jax.generation.sampling import Sampler, SamplerPlan, SamplingParams, make_sampler, plan_for, with_prompt
 from gguf_jax.generation.timings import Stopwatch, Timings
 from gguf_jax.models import Decoder
-from gguf_jax.nn import KVCache
+from gguf_jax.nn import Cache
 from gguf_jax.nn.kv_cache import CacheType, cache_types
 from gguf_jax.ops import Precision
 
@@ -82,14 +81,13 @@ class Engine:
         self.ctx_size = ctx_size or min(model.config.context_length, DEFAULT_CONTEXT)
         self.batch_size = _bucket(batch_size, MIN_CHUNK, 2**30)
         self.cache_type = cache_types(model.cache_type if cache_type is None else cache_type)
-        layer = jax.eval_shape(partial(model.make_cache, 1, self.ctx_size, self.cache_type))
-        self._spans = ops.attention_spans(layer.k[0], layer.v[0])
+        self._spans = jax.eval_shape(partial(model.make_cache, 1, self.ctx_size, self.cache_type)).spans()
         self.on_prefill = on_prefill
         self._dtype: jax.typing.DTypeLike = dtype
         self._precision: Precision = precision
         self._spec, self._leaves = steps.split(model, dtype, precision)
         self._run: object = None  # the generation that may touch the cache: the last one begun
-        self._cache: KVCache | None = None
+        self._cache: Cache | None = None
         self._held: list[list[int]] = []
         """For each slot, the tokens whose keys and values the cache holds."""
 
@@ -188,7 +186,7 @@ class Engine:
     def _span(self, positions: int) -> int:
         return next((span for span in self._spans if span >= positions), self._spans[-1])
 
-    def _new_cache(self, batch: int) -> KVCache:
+    def _new_cache(self, batch: int) -> Cache:
         make = partial(self.model.make_cache, batch, self.ctx_size, self.cache_type)
         nbytes = jax.eval_shape(make).nbytes
         message = f"ctx_size: a cache of {batch} x {self.ctx_size} tokens takes {nbytes / 2**30:.1f} GiB"
@@ -209,7 +207,7 @@ class Engine:
         for held, prompt in zip(self._held, prompts, strict=True):
             same = next((i for i, (a, b) in enumerate(zip(held, prompt, strict=False)) if a != b), None)
             starts.append(min(len(held), len(prompt)) if same is None else same)
-        return [min(start, len(prompt) - 1) for start, prompt in zip(starts, prompts, strict=True)]
+        return self._cache.kept([min(start, len(prompt) - 1) for start, prompt in zip(starts, prompts, strict=True)])
 
     def _prepare(
         self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]

@@ -18,7 +18,7 @@ from flax import nnx
 
 from gguf_jax.generation.sampling import Sampler, SamplerPlan, sample
 from gguf_jax.models import Decoder
-from gguf_jax.nn import KVCache
+from gguf_jax.nn import Cache
 from gguf_jax.ops import Precision
 
 Leaves = tuple[jax.Array, ...]
@@ -75,11 +75,11 @@ def prefill(
     positions: jax.Array,
     last: jax.Array,
     logits: jax.Array,
-    cache: KVCache,
+    cache: Cache,
     *,
     spec: Spec,
     span: int,
-) -> tuple[jax.Array, KVCache]:
+) -> tuple[jax.Array, Cache]:
     """Run int32 `tokens [B, T]` at `positions [B, T]` (-1: padding) into the cache.
 
     `last [B]` is the index in this chunk of a slot's last prompt token, whose logits replace the slot's row of
@@ -103,13 +103,13 @@ def decode(
     leaves: Leaves,
     tokens: jax.Array,
     positions: jax.Array,
-    cache: KVCache,
+    cache: Cache,
     sampler: Sampler,
     *,
     spec: Spec,
     plan: SamplerPlan,
     span: int,
-) -> tuple[jax.Array, jax.Array, KVCache, Sampler]:
+) -> tuple[jax.Array, jax.Array, Cache, Sampler]:
     """One token for every slot: int32 `tokens [B]` standing at `positions [B]` -> the next tokens and positions.
 
     A slot that has nothing more to say may run on: past the cache's end its keys are dropped.

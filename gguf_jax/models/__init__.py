@@ -4,6 +4,7 @@ from gguf_jax.models.architectures import ARCHITECTURES, Architecture, architect
 from gguf_jax.models.config import DecoderConfig
 from gguf_jax.models.decoder import Decoder
 from gguf_jax.models.encoder import Encoder, EncoderConfig, T5Encoder
+from gguf_jax.models.mamba import Mamba, MambaConfig
 
 __all__ = [
     "ARCHITECTURES",
@@ -12,6 +13,8 @@ __all__ = [
     "DecoderConfig",
     "Encoder",
     "EncoderConfig",
+    "Mamba",
+    "MambaConfig",
     "T5Encoder",
     "architecture_of",
     "config_of",

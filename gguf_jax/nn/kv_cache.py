@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.formats import FORMATS, GGMLType
+from gguf_jax.ops import attention_spans
 from gguf_jax.quantized_array import FLOATS, QuantizedArray, Weight
 
 CACHE_TYPES = {
@@ -43,6 +45,15 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self))
+
+    def spans(self) -> tuple[int, ...]:
+        """Values of `span` to compile for, see `ops.attention_spans`."""
+        return attention_spans(self.k[0], self.v[0])
+
+    def kept(self, same: Sequence[int]) -> list[int]:
+        """Of every slot, how many tokens need not be run again for a sequence that has `same` tokens in common with
+        what the slot has seen: all of them."""
+        return list(same)
 
 
 def cache_type(value: Any, label: str = "cache_type") -> GGMLType:

@@ -9,6 +9,7 @@ from gguf_jax.models import ARCHITECTURES, Decoder, config_of
 from tests.models import reference
 from tests.models.encoder_families import ENCODERS
 from tests.models.families import FAMILIES
+from tests.models.mamba_families import MAMBAS
 from tests.models.test_decoder import rounding, run_cached
 from tests.support import small_model
 
@@ -16,7 +17,7 @@ TOKENS = np.random.default_rng(0).integers(0, 97, 13).tolist()
 
 
 def test_every_architecture_has_a_family():
-    every = [*FAMILIES.values(), *ENCODERS.values()]
+    every = [*FAMILIES.values(), *ENCODERS.values(), *MAMBAS.values()]
     assert {family.architecture for family in every} == set(ARCHITECTURES)
 
 

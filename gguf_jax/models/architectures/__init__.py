@@ -11,7 +11,7 @@ from typing import Any
 
 from gguf_jax.errors import GGUFError
 from gguf_jax.gguf.text import shown
-from gguf_jax.models.architectures import (
+from gguf_jax.models.architectures import (, mamba
     cohere,
     encoders,
     gemma,
@@ -27,6 +27,7 @@ from gguf_jax.models.config import QKNorm
 from gguf_jax.models.decoder import Decoder
 from gguf_jax.models.encoder import Encoder, T5Encoder
 from gguf_jax.models.keys import Keys
+from gguf_jax.models.mamba import Mamba
 from gguf_jax.nn.feed_forward import FusedGated, Plain
 from gguf_jax.nn.rope import RopePairing
 
@@ -72,6 +73,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "nomic-bert": Architecture(encoders.nomic_bert, Encoder),
     "jina-bert-v2": Architecture(encoders.jina_bert_v2, Encoder),
     "t5encoder": Architecture(encoders.t5_encoder, T5Encoder),
+    "mamba": Architecture(partial(mamba.mamba, second=False), Mamba),
+    "mamba2": Architecture(partial(mamba.mamba, second=True), Mamba),
 }
 
 

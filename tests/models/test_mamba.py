@@ -1,0 +1,142 @@
+"""Mamba and Mamba 2: what a file says, what it computes at once and token by token, and generation with its states."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import gguf_jax as gj
+from gguf_jax import checkpoint
+from gguf_jax.checkpoint import tensors_of
+from gguf_jax.errors import GGUFError
+from gguf_jax.generation import SamplingParams
+from gguf_jax.models import Mamba, config_of
+from tests.models import mamba_reference as reference
+from tests.models.mamba_families import MAMBAS, small_mamba
+from tests.models.test_decoder import run_cached
+from tests.support import EPS
+
+TOKENS = np.random.default_rng(0).integers(0, 97, 19).tolist()
+
+
+def rounding(logits, c):
+    """How far float32 may be from float64: some 8 sums a block are off by eps sqrt(K), those of the state by as many
+    tokens, and errors add up."""
+    longest = max(c.embedding_length, c.inner_size)
+    return EPS * np.sqrt(longest) * (8 + len(TOKENS)) * c.block_count * float(np.abs(logits).max())
+
+
+@pytest.mark.parametrize("name", MAMBAS)
+def test_exact_configuration(name):
+    family = MAMBAS[name]
+    config = family.make()
+    model = nnx.eval_shape(lambda: Mamba(config, rngs=None))
+    shapes = {key: shape for key, (_, _, shape) in checkpoint.slots(model)}
+    assert config_of(family.metadata(config), shapes) == config
+
+
+@pytest.mark.parametrize("name", MAMBAS)
+def test_logits_are_the_references(name):
+    model = small_mamba(MAMBAS[name].make())
+    expected = reference.logits(model.config, tensors_of(model), TOKENS)
+    found = np.asarray(model(np.array([TOKENS])))[0]
+    assert np.abs(found - expected).max() <= rounding(expected, model.config)
+
+
+@pytest.mark.parametrize("name", MAMBAS)
+def test_property_one_by_one_is_the_whole(name):
+    model = small_mamba(MAMBAS[name].make())
+    whole = np.asarray(model(np.array([TOKENS])))[0]
+    found = run_cached(model, TOKENS, list(range(len(TOKENS))))
+    assert np.abs(found - whole).max() <= 2 * rounding(whole, model.config)
+
+
+@pytest.mark.parametrize("name", MAMBAS)
+def test_property_chunks_with_padding_are_the_whole(name):
+    # two sequences of other lengths in chunks, the second of which is done before the first
+    model = small_mamba(MAMBAS[name].make())
+    lengths, cache, rows = (19, 10), model.make_cache(2, 32), [[], []]
+    run = nnx.jit(type(model).hidden)
+    for start, size in ((0, 8), (8, 8), (16, 8)):
+        at = np.arange(start, start + size)
+        positions = np.stack([np.where(at < n, at, -1) for n in lengths]).astype(np.int32)
+        tokens = np.stack([np.array([*TOKENS, *[7] * 8])[at]] * 2).astype(np.int32)
+        hidden, cache = run(model, jnp.asarray(tokens), jnp.asarray(positions), cache)
+        for b in range(2):
+            rows[b] += list(np.asarray(model.logits(hidden[b]))[positions[b] >= 0])
+    assert cache.length.tolist() == list(lengths)
+    for b, n in enumerate(lengths):
+        whole = np.asarray(model(np.array([TOKENS[:n]])))[0]
+        assert np.abs(np.array(rows[b]) - whole).max() <= 2 * rounding(whole, model.config)
+
+
+def greedy(model, prompt, count):
+    """Argmax of whole sequences, again and again."""
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append(int(np.asarray(model(np.array([ids])))[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+def test_generation_is_that_of_whole_sequences(name):
+    model = small_mamba(MAMBAS[name].make())
+    engine = gj.Engine(model, ctx_size=64, batch_size=16, precision="exact")
+    params = [SamplingParams(temperature=0.0)]
+    first, other = TOKENS, TOKENS[:4]
+
+    def generated(prompts, count):
+        steps = engine.generate(prompts, params * len(prompts), max_tokens=count)
+        return [list(column) for column in zip(*steps, strict=True)]
+
+    answer = generated([first], 6)[0]
+    assert answer == greedy(model, first, 6)
+    # a conversation goes on from the state, another one from the beginning, and so does a shorter one
+    more = [*first, *answer[:-1]]
+    assert engine._reuse([[*more, 5]]) == [len(more)]
+    assert engine._reuse([more]) == [0]
+    assert engine._reuse([first]) == [0]
+    assert generated([[*more, 5]], 4)[0] == greedy(model, [*more, 5], 4)
+    assert generated([other], 4)[0] == greedy(model, other, 4)
+    assert generated([first, other], 5) == [greedy(model, first, 5), greedy(model, other, 5)]
+
+
+def test_a_file_comes_back(tmp_path):
+    for name, family in MAMBAS.items():
+        model = small_mamba(family.make())
+        path = tmp_path / f"{name}.gguf"
+        gj.save(model, path, family.metadata(model.config))
+        again = gj.load(path)
+        assert isinstance(again, Mamba)
+        assert (np.asarray(again(np.array([TOKENS]))) == np.asarray(model(np.array([TOKENS])))).all()
+
+
+def test_an_embedding_is_the_last_state():
+    model = small_mamba(MAMBAS["mamba"].make())
+    found = gj.embed(model, [TOKENS, TOKENS[:5]], normalize=False)
+    for row, n in zip(found, (19, 5), strict=True):
+        whole = np.asarray(model(np.array([TOKENS[:n]])))[0, -1]
+        assert np.abs(np.asarray(model.logits(jnp.asarray(row))) - whole).max() <= 2 * rounding(whole, model.config)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "message"),
+    [
+        ("mamba", {"block_count": 2**31 - 1}, r"block_count: expected at most 2 \(blocks with tensors\)"),
+        ("mamba", {"ssm.inner_size": 64}, r"ssm.inner_size: expected 48 as in blk.0.ssm_out.weight"),
+        ("mamba", {"ssm.state_size": 6}, r"ssm.state_size: expected 5 as in blk.0.ssm_a"),
+        ("mamba", {"ssm.conv_kernel": 3}, r"ssm.conv_kernel: expected 4 as in blk.0.ssm_conv1d.weight"),
+        ("mamba", {"ssm.time_step_rank": None}, r"ssm.time_step_rank: expected an integer, found no such key"),
+        ("mamba2", {"ssm.time_step_rank": 7}, r"time_step_rank: expected a divisor of 48 .inner_size., found 7"),
+        ("mamba2", {"ssm.group_count": 8}, r"group_count: expected a divisor of 12 heads, found 8"),
+        ("mamba2", {"ssm.group_count": 1}, r"group_count x state_size: expected 80 as in blk.0.ssm_conv1d.weight"),
+    ],
+)
+def test_metadata_that_contradict(name, keys, message):
+    family = MAMBAS[name]
+    config = family.make()
+    model = nnx.eval_shape(lambda: Mamba(config, rngs=None))
+    shapes = {key: shape for key, (_, _, shape) in checkpoint.slots(model)}
+    values = dict(family.metadata(config)) | {f"{name}.{key}": value for key, value in keys.items()}
+    with pytest.raises(GGUFError, match=message):
+        config_of({key: value for key, value in values.items() if value is not None}, shapes)
