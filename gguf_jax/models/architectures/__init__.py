@@ -11,13 +11,14 @@ from typing import Any
 
 from gguf_jax.errors import GGUFError
 from gguf_jax.gguf.text import shown
-from gguf_jax.models.architectures import (, mamba
+from gguf_jax.models.architectures import (
     cohere,
     encoders,
     gemma,
     gpt_oss,
     granite,
     layer_normed,
+    mamba,
     mistral,
     mixture,
     olmo,
