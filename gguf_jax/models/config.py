@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gguf_jax.nn.experts import Experts
 from gguf_jax.nn.feed_forward import FeedForward, Gated
+from gguf_jax.nn.latent import Absorbed, Latent
 from gguf_jax.nn.projection import Projection, Separate
 from gguf_jax.nn.rope import RopeConfig
 
@@ -47,7 +48,8 @@ class DecoderConfig:
             attention's own where `attn_norm` is the feed-forward's. A parallel block without `ffn_norm` hands
             `attn_norm(x)` to both parts.
         parallel: both parts of a block see the same input.
-        projection: how queries, keys and values are made.
+        projection: how queries, keys and values are made; `head_count_kv`, `key_length` and `value_length` are of what
+            it makes, which a cache keeps.
         feed_forward: the form of the feed-forward part and its activation.
         leading_dense_block_count: so many blocks, the first ones, have a gated part where the others have experts.
         ffn_norm_name: the tensor that is the norm before the feed-forward part.
@@ -91,7 +93,7 @@ class DecoderConfig:
     ffn_norm: bool = True
     ffn_post_norm: bool = False
     parallel: bool = False
-    projection: Projection = SEPARATE
+    projection: Projection | Latent | Absorbed = SEPARATE
     feed_forward: FeedForward | Experts = GATED
     leading_dense_block_count: int = 0
     ffn_norm_name: str = "ffn_norm"

@@ -51,8 +51,8 @@ class Block(nnx.Module):
         layers |= self.feed_forward.layers(c.embedding_length, c.feed_forward_length, c.ffn_bias, rngs)
         for name, layer in layers.items():
             setattr(self, name, layer)
-        self.attn_output = Linear(lengths[0] // c.key_length * c.value_length, c.embedding_length,
-                                  bias=c.attn_output_bias, rngs=rngs)  # fmt: skip
+        merged = c.projection.merged_length(c.head_count, c.value_length)
+        self.attn_output = Linear(merged, c.embedding_length, bias=c.attn_output_bias, rngs=rngs)
         self.attn_q_norm = head_norm(c, c.head_count)
         self.attn_k_norm = head_norm(c, c.head_count_kv)
         self.attn_norm = norm(c) if c.attn_norm else None
@@ -130,7 +130,7 @@ class Block(nnx.Module):
             span=span,
             precision=precision,
         )
-        return self.attn_output(out.reshape(batch, length, c.head_count * c.value_length), precision), kv
+        return self.attn_output(c.projection.merged(self, out, precision), precision), kv
 
 
 def norm(config: DecoderConfig, shape: tuple[int, ...] | None = None) -> RMSNorm | LayerNorm:

@@ -13,8 +13,21 @@ from gguf_jax.nn.linear import Linear, together
 from gguf_jax.ops import Precision
 
 
+class Plain:
+    """Heads are merged as they are."""
+
+    def merged_length(self, heads: int, value_length: int) -> int:
+        """Of what the output projection multiplies."""
+        return heads * value_length
+
+    def merged(self, block: Any, out: jax.Array, precision: Precision) -> jax.Array:
+        """What attention gives, `[B, T, H, value_length]` -> `[B, T, merged_length]`."""
+        del block, precision
+        return out.reshape(*out.shape[:-2], -1)
+
+
 @dataclass(frozen=True)
-class Separate:
+class Separate(Plain):
     """A weight for each of the three."""
 
     def layers(self, width: int, lengths: tuple[int, int, int], bias: bool, rngs: nnx.Rngs | None) -> dict[str, Linear]:
@@ -30,7 +43,7 @@ class Separate:
 
 
 @dataclass(frozen=True)
-class Fused:
+class Fused(Plain):
     """One weight, its rows those of queries, keys and values."""
 
     def layers(self, width: int, lengths: tuple[int, int, int], bias: bool, rngs: nnx.Rngs | None) -> dict[str, Linear]:

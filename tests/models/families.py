@@ -5,6 +5,7 @@ What the two say must be the same: `config_of` is held to that. Sizes are odd wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from gguf_jax.models.config import QKNorm, Temperature
 from gguf_jax.nn import RopeConfig, RopePairing, YarnConfig
 from gguf_jax.nn.experts import Experts
 from gguf_jax.nn.feed_forward import FusedGated, Gated, Plain
+from gguf_jax.nn.latent import Absorbed, Latent
 from gguf_jax.nn.projection import Fused
 from tests.support import small_config
 
@@ -85,6 +87,9 @@ EXPERT_KEYS = {"expert_count": 5, "expert_used_count": 2}
 OF_EXPERTS = EXPERT_KEYS | {"expert_feed_forward_length": 24}
 
 YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 64}
+
+MSCALE = 0.07 / 0.1  # as files have it, and as it is meant
+DEEPSEEK: dict[str, Any] = dict(block_count=3, windows=(None, None, None), leading_dense_block_count=1)
 
 FAMILIES: dict[str, Family] = {
     "llama": Family("llama", dict(rope=_rope(INTERLEAVED))),
@@ -192,6 +197,34 @@ FAMILIES: dict[str, Family] = {
         {"embedding_scale": 6.0, "residual_scale": 0.25, "logit_scale": 8.0, "attention.scale": 0.1}
         | EXPERT_KEYS
         | {"expert_shared_feed_forward_length": 40},
+    ),
+    "deepseek2": Family(
+        "deepseek2",
+        DEEPSEEK
+        | dict(projection=Absorbed(4, 8, 4, 16, 8, 1e-5, 12), head_count_kv=1, key_length=20, value_length=16)
+        | dict(rope=_rope(INTERLEAVED, 4, factor=4.0, yarn=YarnConfig(64, mscale=MSCALE, mscale_all_dim=MSCALE)))
+        | dict(attention_scale=(1 + 0.07 * math.log(4.0)) ** 2 * 12**-0.5)
+        | dict(
+            feed_forward=Experts(
+                8, 2, 24, gating="sigmoid", scale=2.5, shared_length=48, groups=4, groups_used=2, probs_bias=True
+            )
+        ),
+        YARN
+        | {"rope.scaling.yarn_log_multiplier": 0.07, "attention.q_lora_rank": 12, "attention.kv_lora_rank": 16}
+        | {"attention.key_length": 20, "attention.value_length": 16, "leading_dense_block_count": 1}
+        | {"attention.key_length_mla": 12, "attention.value_length_mla": 8, "expert_weights_scale": 2.5}
+        | {"expert_count": 8, "expert_used_count": 2, "expert_feed_forward_length": 24, "expert_shared_count": 2}
+        | {"expert_group_count": 4, "expert_group_used_count": 2, "expert_gating_func": 2, "expert_weights_norm": True},
+    ),
+    "deepseek2, full keys": Family(
+        "deepseek2",
+        DEEPSEEK
+        | dict(projection=Latent(4, 8, 4, 16, 8, 1e-5), head_count_kv=4, key_length=12, value_length=8)
+        | dict(rope=_rope(INTERLEAVED, 4), attention_scale=12**-0.5)
+        | _experts(norm_weights=False, shared_length=24, fused=True),
+        OF_EXPERTS
+        | {"attention.q_lora_rank": 0, "attention.kv_lora_rank": 16, "leading_dense_block_count": 1}
+        | {"attention.key_length": 12, "attention.value_length": 8, "expert_shared_count": 1},
     ),
     "gpt-oss": Family(
         "gpt-oss",

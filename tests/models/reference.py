@@ -144,6 +144,29 @@ def feed_forward(c, p, project, n, x):
     return project(f"{blk}.ffn_down", up)
 
 
+def latent(form, c, p, project, blk, x):
+    """Queries, keys and values of every head, `[T, H, length]`, the part that is turned first."""
+    count = len(x)
+    if form.q_rank is None:
+        q = project(f"{blk}.attn_q", x)
+    else:
+        q = project(f"{blk}.attn_q_b", norm(c, p, f"{blk}.attn_q_a_norm", project(f"{blk}.attn_q_a", x)))
+    q = q.reshape(count, form.heads, form.nope + form.rope)
+    rows = project(f"{blk}.attn_kv_a_mqa", x)
+    row, turned = norm(c, p, f"{blk}.attn_kv_a_norm", rows[:, : form.rank]), rows[:, form.rank :]
+    k, v = np.zeros((count, form.heads, form.nope)), np.zeros((count, form.heads, form.value))
+    for head in range(form.heads):
+        if type(form).__name__ == "Absorbed":
+            k[:, head] = row @ p[f"{blk}.attn_k_b.weight"][head]
+            v[:, head] = row @ p[f"{blk}.attn_v_b.weight"][head].T
+        else:
+            both = p[f"{blk}.attn_kv_b.weight"].reshape(form.heads, form.nope + form.value, form.rank)[head]
+            k[:, head], v[:, head] = row @ both[: form.nope].T, row @ both[form.nope :].T
+    turned = np.broadcast_to(turned[:, None], (count, form.heads, form.rope))
+    q = np.concatenate([q[..., form.nope :], q[..., : form.nope]], -1)
+    return q, np.concatenate([turned, k], -1), v
+
+
 def capped(x, cap):
     return x if cap is None else cap * np.tanh(x / cap)
 
@@ -171,7 +194,9 @@ def logits(c: DecoderConfig, params: dict[str, np.ndarray], tokens: list[int]) -
         blk = f"blk.{n}"
         normed = norm(c, p, f"{blk}.attn_norm", x)
         h = norm(c, p, f"{blk}.attn_norm_2", x) if c.attn_norm_2 else normed
-        if type(c.projection).__name__ == "Fused":
+        if type(c.projection).__name__ in ("Latent", "Absorbed"):
+            q, k, v = latent(c.projection, c, p, project, blk, h)
+        elif type(c.projection).__name__ == "Fused":
             qkv = project(f"{blk}.attn_qkv", h)
             q, k, v = qkv[:, : lengths[0]], qkv[:, lengths[0] : sum(lengths)], qkv[:, sum(lengths) :]
         else:
@@ -179,9 +204,10 @@ def logits(c: DecoderConfig, params: dict[str, np.ndarray], tokens: list[int]) -
         whole = c.qk_norm is not None and c.qk_norm.value == "row"
         if whole:
             q, k = norm(c, p, f"{blk}.attn_q_norm", q), norm(c, p, f"{blk}.attn_k_norm", k)
-        q = q.reshape(len(tokens), c.head_count, c.key_length)
-        k = k.reshape(len(tokens), c.head_count_kv, c.key_length)
-        v = v.reshape(len(tokens), c.head_count_kv, c.value_length)
+        if q.ndim == 2:
+            q = q.reshape(len(tokens), c.head_count, c.key_length)
+            k = k.reshape(len(tokens), c.head_count_kv, c.key_length)
+            v = v.reshape(len(tokens), c.head_count_kv, c.value_length)
         if not whole:
             q, k = norm(c, p, f"{blk}.attn_q_norm", q), norm(c, p, f"{blk}.attn_k_norm", k)
         rope = c.rope
@@ -194,16 +220,16 @@ def logits(c: DecoderConfig, params: dict[str, np.ndarray], tokens: list[int]) -
             for t in range(len(tokens)):
                 for head in range(c.head_count):
                     q[t, head] = rotate(q[t, head], t, rope, factors)
-                for head in range(c.head_count_kv):
+                for head in range(k.shape[1]):
                     k[t, head] = rotate(k[t, head], t, rope, factors)
         if c.temperature is not None:
             steps = np.arange(len(tokens)) // c.temperature.length
             q = q * (1 + c.temperature.scale * np.log(steps + 1))[:, None, None]
-        out = np.zeros((len(tokens), c.head_count, c.value_length))
+        out = np.zeros((len(tokens), c.head_count, v.shape[-1]))
         for t in range(len(tokens)):
             first = 0 if c.windows[n] is None else max(0, t - c.windows[n] + 1)
             for head in range(c.head_count):
-                group = head // (c.head_count // c.head_count_kv)
+                group = head // (c.head_count // k.shape[1])
                 scores = capped(k[first : t + 1, group] @ q[t, head] * c.attention_scale, c.attention_softcap)
                 if c.attn_sinks:
                     scores = np.append(scores, p[f"{blk}.attn_sinks.weight"][head])

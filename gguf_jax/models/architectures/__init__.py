@@ -13,6 +13,7 @@ from gguf_jax.errors import GGUFError
 from gguf_jax.gguf.text import shown
 from gguf_jax.models.architectures import (
     cohere,
+    deepseek,
     encoders,
     gemma,
     gpt_oss,
@@ -67,6 +68,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "olmo2": Architecture(olmo.olmo2),
     "granite": Architecture(granite.granite),
     "granitemoe": Architecture(granite.granite),
+    "deepseek2": Architecture(deepseek.deepseek2),
     "gpt-oss": Architecture(gpt_oss.gpt_oss),
     "command-r": Architecture(cohere.command_r),
     "cohere2": Architecture(cohere.cohere2),

@@ -108,10 +108,18 @@ def decoder(keys: Keys, shapes: Shapes, *, pairing: RopePairing | None, **option
     agree(keys, "embedding_length", embedding_length, shapes, "token_embd.weight", 1)
     rows = feed_forward_length * (2 if isinstance(feed_forward, FusedGated) else 1)
     agree(keys, "feed_forward_length", rows, shapes, "blk.0.ffn_up.weight", 0)
-    agree(keys, "attention.head_count x key_length", head_count * key_length, shapes, "blk.0.attn_q.weight", 0)
-    rows = head_count * key_length + head_count_kv * (key_length + value_length)
-    agree(keys, "attention.head_count and head_count_kv x lengths", rows, shapes, "blk.0.attn_qkv.weight", 0)
-    agree(keys, "attention.head_count x value_length", head_count * value_length, shapes, "blk.0.attn_output.weight", 1)
+    if "projection" not in options:
+        agree(keys, "attention.head_count x key_length", head_count * key_length, shapes, "blk.0.attn_q.weight", 0)
+        rows = head_count * key_length + head_count_kv * (key_length + value_length)
+        agree(keys, "attention.head_count and head_count_kv x lengths", rows, shapes, "blk.0.attn_qkv.weight", 0)
+        agree(
+            keys,
+            "attention.head_count x value_length",
+            head_count * value_length,
+            shapes,
+            "blk.0.attn_output.weight",
+            1,
+        )
     if pairing is None:
         agree(keys, "context_length", context_length, shapes, "position_embd.weight", 0)
     original = keys.integer("rope.scaling.original_context_length", context_length)
