@@ -21,7 +21,7 @@ from gguf_jax.formats import FORMATS
 from gguf_jax.formats.ggml_type import FileType, GGMLType
 from gguf_jax.generation import Engine, SamplingParams, Timings
 from gguf_jax.gguf import GGUFFile
-from gguf_jax.models import Decoder, DecoderConfig
+from gguf_jax.models import Decoder, DecoderConfig, MambaConfig
 from gguf_jax.ops import Precision
 
 CONTEXT_STEP = 256
@@ -99,10 +99,10 @@ class Facts:
     read_bytes: int
     products: int
     output_products: int
-    config: DecoderConfig
+    config: DecoderConfig | MambaConfig
 
     @classmethod
-    def of(cls, file: GGUFFile, config: DecoderConfig) -> Facts:
+    def of(cls, file: GGUFFile, config: DecoderConfig | MambaConfig) -> Facts:
         views = file.tensors
         output = views["output.weight" if "output.weight" in views else "token_embd.weight"]
         table = views["token_embd.weight"]
@@ -123,8 +123,10 @@ class Facts:
         )
 
     def cache_bytes(self, positions: int, type_k: str, type_v: str) -> float:
-        """Of keys and values that a token sees behind `positions` tokens."""
+        """Of keys and values that a token sees behind `positions` tokens; of states, which it reads and writes."""
         c = self.config
+        if isinstance(c, MambaConfig):
+            return 2.0 * 4 * c.block_count * (c.inner_size * c.state_size + (c.conv_kernel - 1) * c.conv_length)
         bits = [FORMATS[GGMLType[name.upper()]].bits_per_weight for name in (type_k, type_v)]
         per_position = c.head_count_kv * (c.key_length * bits[0] + c.value_length * bits[1]) / 8
         return per_position * self._seen(positions)
@@ -132,10 +134,13 @@ class Facts:
     def operations(self, positions: int) -> float:
         """For one token behind `positions` tokens, the output projection apart; a product and a sum count as two."""
         c = self.config
+        if isinstance(c, MambaConfig):  # the state fades, is added to and is read
+            return 2.0 * self.products + 5.0 * c.block_count * c.inner_size * c.state_size
         return 2.0 * (self.products + c.head_count * (c.key_length + c.value_length) * self._seen(positions))
 
     def _seen(self, positions: int) -> int:
         """Positions seen by a token, added up over layers."""
+        assert isinstance(self.config, DecoderConfig)
         return sum(min(positions, window or positions) for window in self.config.windows)
 
     def least_seconds(self, case: Case, limits: Limits) -> float:

@@ -36,6 +36,7 @@ from gguf_jax.generation import Timings, compilation_cache, steps
 from gguf_jax.generation.timings import Stopwatch
 from gguf_jax.gguf.text import shown
 from gguf_jax.models import Decoder
+from gguf_jax.models.companions import Accompanied
 from gguf_jax.ops import Precision
 
 KLD_LEVELS = (100.0, 99.9, 99.0, 95.0, 90.0, 50.0, 10.0, 5.0, 1.0, 0.1, 0.0)
@@ -228,7 +229,7 @@ def kl_divergences(
 ) -> Generator[list[KLDivergence]]:
     """`kl_divergence`, as it is known after each batch of windows; the last one is the result."""
     compilation_cache.enable()
-    models = [models] if isinstance(models, Decoder) else list(models)
+    models = [models] if isinstance(models, Accompanied) else list(models)
     labels = list(names) if names is not None else [None] * len(models)
     if len(labels) != len(models):
         raise GGUFJaxError(f"names: expected {len(models)}, one for each model, found {len(labels)}")
@@ -303,7 +304,7 @@ class _Run:
 def _base(base: Decoder | LogitsFile | Base, precision: Precision) -> Base:
     if isinstance(base, LogitsFile):
         return FileBase(base)
-    return ModelBase(base, precision=precision) if isinstance(base, Decoder) else base
+    return ModelBase(base, precision=precision) if isinstance(base, Accompanied) else base
 
 
 def _windows(base: Base, models: Sequence[Decoder], text: Any, ctx_size: int | None, chunks: int | None) -> Windows:

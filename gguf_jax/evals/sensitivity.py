@@ -18,7 +18,7 @@ import numpy as np
 
 from gguf_jax import gguf
 from gguf_jax.api import load
-from gguf_jax.errors import GGUFJaxError
+from gguf_jax.errors import GGUFJaxError, Unsupported
 from gguf_jax.evals import programs
 from gguf_jax.evals.kl_divergence import KLDivergence
 from gguf_jax.evals.replacing import Donor, Replacing, Scored
@@ -28,6 +28,7 @@ from gguf_jax.formats import GGMLType
 from gguf_jax.generation import Timings, compilation_cache
 from gguf_jax.gguf.text import shown
 from gguf_jax.models import Decoder
+from gguf_jax.models.companions import Accompanied
 from gguf_jax.ops import Precision
 
 MIB = 2**20
@@ -201,7 +202,10 @@ def sensitivities(
     """`sensitivity`, as it is known after each tensor of each batch of windows; the last one is the result. What is
     wrong with the arguments is said at once."""
     compilation_cache.enable()
-    model = a if isinstance(a, Decoder) else load(a)
+    model = a if isinstance(a, Accompanied) else load(a)
+    if not isinstance(model, Decoder):  # its blocks are run one by one
+        found = model.config.architecture
+        raise Unsupported(f"sensitivity: expected a decoder whose blocks attend, found one of another kind ({found})")
     with ExitStack() as stack:
         file = b if isinstance(b, gguf.GGUFFile) else stack.enter_context(gguf.read(b))
         donor = Donor(file)

@@ -85,7 +85,7 @@ def prefill(
     `last [B]` is the index in this chunk of a slot's last prompt token, whose logits replace the slot's row of
     `logits [B, V]`; -1 keeps the row. `span` exceeds every position (see `Decoder.hidden`).
     """
-    model = spec.model(leaves)
+    model: Any = spec.model(leaves)
     hidden, cache = model.hidden(tokens, positions, cache, span=span, dtype=spec.dtype, precision=spec.precision)
     ends = jnp.take_along_axis(hidden, jnp.maximum(last, 0)[:, None, None], axis=1)  # [B, 1, E]
     return jnp.where((last >= 0)[:, None], model.logits(ends, spec.precision)[:, 0], logits), cache
@@ -114,7 +114,7 @@ def decode(
 
     A slot that has nothing more to say may run on: past the cache's end its keys are dropped.
     """
-    model = spec.model(leaves)
+    model: Any = spec.model(leaves)
     inputs = tokens[:, None], positions[:, None], cache
     hidden, cache = model.hidden(*inputs, span=span, dtype=spec.dtype, precision=spec.precision)
     with jax.named_scope("sample"):

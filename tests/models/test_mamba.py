@@ -8,7 +8,7 @@ from flax import nnx
 import gguf_jax as gj
 from gguf_jax import checkpoint
 from gguf_jax.checkpoint import tensors_of
-from gguf_jax.errors import GGUFError
+from gguf_jax.errors import GGUFError, Unsupported
 from gguf_jax.generation import SamplingParams
 from gguf_jax.models import Mamba, config_of
 from tests.models import mamba_reference as reference
@@ -140,3 +140,24 @@ def test_metadata_that_contradict(name, keys, message):
     values = dict(family.metadata(config)) | {f"{name}.{key}": value for key, value in keys.items()}
     with pytest.raises(GGUFError, match=message):
         config_of({key: value for key, value in values.items() if value is not None}, shapes)
+
+
+def test_measures(tmp_path):
+    from gguf_jax.bench.model import Facts
+    from gguf_jax.evals.kl_divergence import kl_divergence
+    from gguf_jax.evals.sensitivity import sensitivity
+
+    models = {name: small_mamba(MAMBAS[name].make()) for name in ("mamba", "mamba2")}
+    ids = TOKENS * 3
+    for name, model in models.items():
+        found = gj.perplexity(model, ids, ctx_size=16)
+        assert np.isfinite(found.perplexity)
+        kl = kl_divergence(model, model, ids, ctx_size=16)
+        assert abs(kl[0].kld.value) <= 1e-6
+        path = tmp_path / f"{name}.gguf"
+        gj.save(model, path, MAMBAS[name].metadata(model.config))
+        facts = Facts.of(gj.read(path), model.config)
+        assert facts.operations(1) == facts.operations(1000) > 2 * facts.products
+        assert facts.cache_bytes(1, "f16", "f16") == 2 * (model.make_cache(1, 8).nbytes - 4)
+        with pytest.raises(Unsupported, match=rf"expected a decoder whose blocks attend, found .* \({name}\)"):
+            sensitivity(model, path, ids, ctx_size=16)
