@@ -124,6 +124,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         BASE | EXPERTS | dict(shared_expert_intermediate_size=56, norm_topk_prob=False),
     ),
     "qwen3moe": ("Qwen3MoeConfig", BASE | EXPERTS | dict(head_dim=12, norm_topk_prob=True)),
+    "gpt-oss": (
+        "GptOssConfig",
+        BASE
+        | dict(num_local_experts=6, num_experts_per_tok=2, head_dim=12, sliding_window=9)
+        | dict(rope_parameters=YARN | dict(truncate=True)),
+    ),
+    "ministral3": (
+        "Ministral3Config",
+        BASE
+        | dict(head_dim=12)
+        | dict(rope_parameters=YARN | dict(mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1)),
+    ),
     "command-r": ("CohereConfig", BASE | dict(use_qk_norm=True)),
     "cohere2": ("Cohere2Config", BASE | dict(num_hidden_layers=4, head_dim=8, sliding_window=9)),
 }

@@ -43,11 +43,13 @@ class Family:
         modules: names.
         metadata: config.json -> keys without the architecture's prefix.
         config: the way back: keys and tensors of a file -> config.json, on top of `keys.exported`.
-        transforms: GGUF module without its block (`attn_q`) -> what becomes of its tensors.
+        transforms: GGUF module without its block (`attn_q`), or the same of transformers' where one GGUF module may be
+            of several -> what becomes of its tensors. Of what is split among modules it does the splitting.
         tensors: GGUF name -> what is computed from config.json; `computed` are all such names.
         defaults: what transformers takes for keys that are not there.
         prefix: what names begin with, for files of a class without a head, which have none.
         skip: patterns of tensors that are not part of the text model.
+        quantized: the `quant_method`s that its files may have.
         unused: names of a file's tensors -> modules that a model of such a file does not have, where two have one name.
         model_type: for `export`.
     """
@@ -64,6 +66,7 @@ class Family:
     computed: tuple[str, ...] = ()
     prefix: str = "model."
     skip: tuple[str, ...] = ()
+    quantized: tuple[str, ...] = ()
     unused: Callable[[Collection[str]], Collection[str]] = field(default=lambda names: ())
 
 
@@ -108,13 +111,12 @@ class Names:
         ]
 
     def transform(self, hf: str, gguf: tuple[str, ...]) -> Transform:
-        own = self.transforms.get(transform_key(gguf[0]), Same())
-        steps: tuple[Transform, ...] = (own,)
+        own = self.transforms.get(hf.rpartition(".{}.")[2], self.transforms.get(transform_key(gguf[0])))
         if "{e}" in hf:
-            steps = (own, Stack())
+            return Stack() if own is None else Chain((own, Stack()))
         if len(gguf) > 1:
-            steps = (own, Split(len(gguf)))
-        return own if len(steps) == 1 else Chain(steps)
+            return Split(len(gguf)) if own is None else own
+        return own or Same()
 
     def made(self, names: Sequence[str]) -> tuple[list[Made], list[str]]:
         """What becomes of tensors with these names, and the names that are not known."""
@@ -155,6 +157,8 @@ class Names:
             for each in to:
                 match = _regex(each).fullmatch(gguf)
                 if match is None or (each.endswith((".weight", ".bias")) and match["suffix"]):
+                    continue
+                if hf.endswith(BARE) and match["suffix"] == ".bias":
                     continue
                 block, suffix = match.groupdict().get("block"), match["suffix"]
                 bare = each.endswith((".weight", ".bias")) or hf.endswith(BARE)

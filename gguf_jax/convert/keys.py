@@ -107,7 +107,10 @@ def rope_section(config: Config, kind: str = "full_attention") -> Values:
 ROPE_KEYS = {
     "default": frozenset[str](),
     "linear": frozenset({"factor"}),
-    "yarn": frozenset({"factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"}),
+    "yarn": frozenset(
+        {"factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"}
+        | {"llama_4_scaling_beta", "max_position_embeddings"}  # of Ministral 3, which reads them itself
+    ),
     "llama3": frozenset({"factor", "low_freq_factor", "high_freq_factor"}),
     "longrope": frozenset({"long_factor", "short_factor", "factor", "attention_factor"}),
 }
@@ -150,7 +153,13 @@ def rope(config: Config) -> Values:
                 "rope.scaling.factor": factor,
                 "rope.scaling.original_context_length": original,
             }
-            if (attention := section.get("attention_factor")) is not None:
+            attention = section.get("attention_factor")
+            if "mscale" in section and "mscale_all_dim" in section and attention is None:
+                attention = math.prod(
+                    (0.1 * float(section[key]) * math.log(factor) + 1.0) ** power
+                    for key, power in (("mscale", 1), ("mscale_all_dim", -1))
+                )
+            if attention is not None:
                 # there it is the factor itself, in a GGUF file what the usual one is multiplied by
                 found["rope.scaling.attn_factor"] = float(attention) / (0.1 * math.log(factor) + 1.0)
             for key in ("beta_fast", "beta_slow"):

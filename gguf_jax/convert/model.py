@@ -20,7 +20,7 @@ from gguf_jax.convert.config import Config
 from gguf_jax.convert.encoders import pooling_metadata
 from gguf_jax.convert.families import family_of
 from gguf_jax.convert.family import BUFFERS, Family, Made, Names
-from gguf_jax.convert.rows import Array, Mapped, Rows
+from gguf_jax.convert.rows import MXFP4, Array, Mapped, Rows
 from gguf_jax.convert.safetensors import StoredTensor
 from gguf_jax.convert.source import CONFIG, HFFolder, open_folder
 from gguf_jax.convert.tokenizer import tokenizer_metadata
@@ -121,7 +121,8 @@ def _opened(folder: HFFolder, ignore: Sequence[str], pre: str | None, name: str 
     where = printable(folder.file(CONFIG))
     family = family_of(folder.config, where)
     config = Config(folder.config, family.defaults, where)
-    if quantized := config.section("quantization_config"):
+    quantized = config.section("quantization_config")
+    if quantized and quantized.get("quant_method") not in family.quantized:
         raise Unsupported(
             f"{where}: quantization_config: expected a model that is not quantized, found {shown(quantized)}"
         )
@@ -130,7 +131,7 @@ def _opened(folder: HFFolder, ignore: Sequence[str], pre: str | None, name: str 
     names = Names(family, family.transforms(config))
     tensors = made_tensors(folder, family, names, config, ignore)
     config.check_all_known(ignore)
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    shapes = {name: logical(tensor) for name, tensor in tensors.items()}
     metadata = {
         "general.architecture": family.architecture,
         **general_metadata(folder, shapes, name),
@@ -174,6 +175,7 @@ def made_tensors(
     if head in stored and config.get("tie_word_embeddings", False):
         tied = stored.pop(head)  # one matrix, stored under either name or under both
         stored.setdefault(embedding, tied)
+    stored = with_packed(folder, stored)
     mades, unknown = names.made(list(stored))
     unknown = [name for name in unknown if not any(fnmatchcase(name, pattern) for pattern in ignore)]
     if unknown:
@@ -190,6 +192,26 @@ def made_tensors(
     return found | {name: Array(values) for name, values in family.tensors(config).items()}
 
 
+BLOCKS, SCALES, PACKED = "_blocks", "_scales", "_packed"
+
+
+def with_packed(folder: HFFolder, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor | MXFP4]:
+    """MXFP4, of which transformers' files have blocks and scales apart, as one tensor `..._packed`."""
+    found: dict[str, StoredTensor | MXFP4] = dict(stored)
+    for name, blocks in stored.items():
+        scales = stored.get(name.removesuffix(BLOCKS) + SCALES)
+        if not name.endswith(BLOCKS) or scales is None:
+            continue
+        if blocks.shape != (*scales.shape, 16) or {blocks.dtype_name, scales.dtype_name} != {"U8"}:
+            raise GGUFError(
+                f"{printable(folder.path)}: {name}: expected U8 {[*scales.shape, 16]} as its scales have it, found "
+                f"{blocks.dtype_name} {list(blocks.shape)}"
+            )
+        del found[name], found[scales.name]
+        found[name.removesuffix(BLOCKS) + PACKED] = MXFP4(blocks, scales)
+    return found
+
+
 def full_name(name: str, family: Family) -> str:
     """A tensor's name in the class with a head: those of the bare model lack the prefix, those of a model with other
     parts beside its text have another."""
@@ -203,8 +225,9 @@ def full_name(name: str, family: Family) -> str:
     return family.prefix + name
 
 
-def forward(folder: HFFolder, made: Made, stored: Mapping[str, StoredTensor]) -> list[Rows]:
-    tensors = [stored[name] for name in made.hf]
+def forward(folder: HFFolder, made: Made, stored: Mapping[str, StoredTensor | MXFP4]) -> list[Rows]:
+    given = [stored[name] for name in made.hf]
+    tensors = [tensor for tensor in given if isinstance(tensor, StoredTensor)]
     for tensor in tensors:
         if not tensor.shape:
             raise GGUFError(f"{tensor.source.name}: {tensor.name}: expected at least one dimension, found none")
@@ -216,7 +239,7 @@ def forward(folder: HFFolder, made: Made, stored: Mapping[str, StoredTensor]) ->
         found = " and ".join(sorted({tensor.dtype_name for tensor in tensors}))
         raise GGUFError(f"{printable(folder.path)}: {made.hf[0]}: expected one type for {made.gguf[0]}, found {found}")
     try:
-        return made.transform.forward(tensors)
+        return made.transform.forward(given)
     except ValueError as error:
         raise GGUFError(f"{printable(folder.path)}: {made.hf[0]}: {error}") from None
 
@@ -229,17 +252,23 @@ def is_f32(name: str, shape: tuple[int, ...]) -> bool:
     return len(shape) < 2 or any(fnmatchcase(name, pattern) for pattern in ALWAYS_F32)
 
 
+def logical(tensor: Rows) -> tuple[int, ...]:
+    """A tensor's shape in weights: of MXFP4's bytes, 32 for every 17."""
+    *lead, columns = tensor.shape
+    return (*lead, columns // 17 * 32) if tensor.dtype == np.uint8 else tensor.shape
+
+
 def _view(folder: HFFolder, name: str, tensor: Rows) -> TensorView:
     if len(name.encode()) > MAX_NAME_BYTES:
         raise GGUFError(f"{printable(folder.path)}: {name}: expected a name of at most {MAX_NAME_BYTES} bytes")
-    if is_f32(name, tensor.shape) and tensor.dtype != np.float32:
+    if is_f32(name, tensor.shape) and tensor.dtype in TYPES and tensor.dtype != np.float32:
         tensor = Mapped(tensor, _identity)
-    kind = TYPES[tensor.dtype]
     nbytes = math.prod(tensor.shape) * tensor.dtype.itemsize
+    kind, shape = TYPES.get(tensor.dtype, GGMLType.MXFP4), logical(tensor)
     if isinstance(tensor, StoredTensor):  # as it is, straight from the mapped file
-        return TensorView(name, kind, tensor.shape, tensor.offset, nbytes, "little", tensor.source)
+        return TensorView(name, kind, shape, tensor.offset, nbytes, "little", tensor.source)
     source: Source = RowSource(printable(folder.path), nbytes, tensor)
-    return TensorView(name, kind, tensor.shape, 0, nbytes, "little", source)
+    return TensorView(name, kind, shape, 0, nbytes, "little", source)
 
 
 def check_against_architecture(

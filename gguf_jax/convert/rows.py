@@ -202,3 +202,81 @@ class Mapped:
 
     def release(self, first: int, last: int) -> None:
         self.tensor.release(first, last)
+
+
+@dataclass(frozen=True)
+class Every:
+    """Of each row the elements `first`, `first + step`, ..."""
+
+    tensor: Rows
+    first: int
+    step: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        *lead, columns = self.tensor.shape
+        return (*lead, columns // self.step)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.tensor.dtype
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        return np.ascontiguousarray(self.tensor.rows(first, last)[:, self.first :: self.step])
+
+    def release(self, first: int, last: int) -> None:
+        self.tensor.release(first, last)
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """Rows of elements that are taken from the tensors in turn: what `Every` undoes."""
+
+    tensors: Sequence[Rows]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        *lead, columns = self.tensors[0].shape
+        return (*lead, columns * len(self.tensors))
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.tensors[0].dtype
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        parts = np.stack([tensor.rows(first, last) for tensor in self.tensors], -1)
+        return parts.reshape(last - first, -1)
+
+    def release(self, first: int, last: int) -> None:
+        for tensor in self.tensors:
+            tensor.release(first, last)
+
+
+@dataclass(frozen=True)
+class MXFP4:
+    """ggml's MXFP4 blocks, uint8 `[..., n_blocks * 17]`, of transformers' two tensors: `blocks [..., n_blocks, 16]`, of
+    which a byte holds two neighbours (ggml's: two that are 16 apart), and exponents `scales [..., n_blocks]`."""
+
+    blocks: Rows
+    scales: Rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        *lead, count = self.scales.shape
+        return (*lead, count * 17)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.uint8)
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        each = self.scales.shape[-1]
+        packed = self.blocks.rows(first * each, last * each)
+        codes = np.stack([packed & 15, packed >> 4], -1).reshape(len(packed), 32)
+        scales = self.scales.rows(first, last).reshape(-1, 1)
+        return np.concatenate([scales, codes[:, :16] | codes[:, 16:] << 4], 1).reshape(last - first, each * 17)
+
+    def release(self, first: int, last: int) -> None:
+        each = self.scales.shape[-1]
+        self.blocks.release(first * each, last * each)
+        self.scales.release(first, last)

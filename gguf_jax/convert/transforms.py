@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gguf_jax.convert.rows import Concatenated, Mapped, Reshaped, Rows, Take, Transposed, count
+from gguf_jax.convert.rows import Concatenated, Dealt, Every, Mapped, Reshaped, Rows, Take, Transposed, count
 
 
 class Transform(Protocol):
@@ -171,6 +171,37 @@ class Split:
         order = np.arange(count(tensors[0]) * self.parts).reshape(self.parts, -1, each).swapaxes(0, 1).reshape(-1)
         joined = Concatenated(tuple(tensors), (len(order), columns))
         return [Take(joined, order, (*lead, rows, columns))]
+
+
+@dataclass(frozen=True)
+class Deal:
+    """One tensor into `parts`, its rows dealt out in turn (of a bias, its columns): gpt-oss's gate and up."""
+
+    parts: int
+    columns: bool = False
+
+    def forward(self, tensors: Sequence[Rows]) -> list[Rows]:
+        (tensor,) = tensors
+        axis = -1 if self.columns else -2
+        *_, length, _ = (*tensor.shape, 1) if self.columns else (1, *tensor.shape)
+        if length % self.parts:
+            raise ValueError(f"expected a multiple of {self.parts} along axis {axis}, found {list(tensor.shape)}")
+        shape = list(tensor.shape)
+        shape[axis] //= self.parts
+        if self.columns:
+            return [Every(tensor, i, self.parts) for i in range(self.parts)]
+        order = np.arange(count(tensor)).reshape(-1, self.parts)
+        return [Take(tensor, order[:, i], tuple(shape)) for i in range(self.parts)]
+
+    def inverse(self, tensors: Sequence[Rows]) -> list[Rows]:
+        *lead, rows, columns = (1, *tensors[0].shape)
+        lead = lead[1:] if len(lead) > 1 else []
+        if self.columns:
+            return [Dealt(tuple(tensors))]
+        total = count(tensors[0])
+        order = np.arange(total * self.parts).reshape(self.parts, total).T.reshape(-1)
+        joined = Concatenated(tuple(tensors), (len(order), columns))
+        return [Take(joined, order, (*lead, rows * self.parts, columns))]
 
 
 @dataclass(frozen=True)

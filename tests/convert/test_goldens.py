@@ -16,8 +16,8 @@ import gguf_jax as gj
 from gguf_jax.convert import open_model
 from gguf_jax.convert.file import convert_folder
 from tests.conftest import DATA
-from tests.convert.folders import MODELS, golden_folder
-from tests.convert.weights import KEPT, PROMPT, STEPS, tokens
+from tests.convert.folders import MODELS, golden_folder, write_folder
+from tests.convert.weights import KEPT, PROMPT, STEPS, tokens, weights
 
 TOLERANCE = 1e-4
 
@@ -54,6 +54,41 @@ def test_logits_of_a_converted_model_are_those_of_transformers(tmp_path, golden,
     expected = golden[name]
     logits = cached(model, tokens(PROMPT + STEPS, model.config.vocab_size))[list(KEPT)]
     np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+
+
+def test_mxfp4_of_transformers_is_ggmls(tmp_path):
+    """gpt-oss's blocks, whose bytes hold neighbours, against what they mean by the table of four-bit floats."""
+    model = MODELS["gpt-oss"]
+    sizes = {48: 64, 80: 96, 160: 192}
+    shapes = {name: [sizes.get(n, n) for n in shape] for name, shape in model["shapes"].items()}
+    tensors = weights({name: shape for name, shape in shapes.items() if not name.endswith("_proj")})
+    random = np.random.default_rng(3)
+    values = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+    expected = {}
+    for name, shape in shapes.items():
+        if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            experts, inputs, outputs = shape  # transposed, but for packed weights
+            codes = random.integers(0, 16, (experts, outputs, inputs // 32, 32)).astype(np.uint8)
+            scales = random.integers(118, 126, codes.shape[:-1]).astype(np.uint8)
+            tensors[f"{name}_blocks"] = codes[..., ::2] | codes[..., 1::2] << 4
+            tensors[f"{name}_scales"] = scales
+            powers = np.ldexp(np.float32(1), scales.astype(int) - 127)[..., None]
+            expected[name] = (values[codes] * powers).reshape(experts, outputs, inputs)
+    config = model["config"] | {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "quantization_config": {"quant_method": "mxfp4"},
+    }
+    with open_model(write_folder(tmp_path / "model", config, tensors)) as file:
+        for block in range(2):
+            both = expected[f"model.layers.{block}.mlp.experts.gate_up_proj"]
+            wanted = {"gate": both[:, ::2], "up": both[:, 1::2]}
+            wanted["down"] = expected[f"model.layers.{block}.mlp.experts.down_proj"]
+            for name, values_of in wanted.items():
+                view = file.tensors[f"blk.{block}.ffn_{name}_exps.weight"]
+                assert view.type == gj.GGMLType.MXFP4
+                np.testing.assert_array_equal(view.dequantize(), values_of)
+        gj.load(file)
 
 
 TRAINED = {"prose-23m-F16": "prose-23m/hf", "tinystories-656k-F32": "tinystories-656k"}

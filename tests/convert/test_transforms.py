@@ -8,6 +8,7 @@ import pytest
 from gguf_jax.convert.rows import Array, count, whole
 from gguf_jax.convert.transforms import (
     Chain,
+    Deal,
     RowOrder,
     Same,
     Shift,
@@ -36,6 +37,9 @@ CASES = {
     "split": (Split(2), [(8, 5)]),
     "split of several": (Split(2), [(3, 8, 5)]),
     "order of several": (RowOrder((2, 0, 1)), [(4, 3, 5)]),
+    "deal": (Deal(2), [(8, 5)]),
+    "deal of several": (Deal(2), [(3, 8, 5)]),
+    "deal of biases": (Deal(2, columns=True), [(3, 8)]),
     "chain": (Chain((Transpose(), Split(2))), [(3, 5, 8)]),
 }
 
@@ -81,6 +85,16 @@ def test_split_of_experts_takes_halves_of_each():
     gate, up = Split(2).forward([Array(w)])
     np.testing.assert_array_equal(whole(gate), w[:, :4])
     np.testing.assert_array_equal(whole(up), w[:, 4:])
+
+
+def test_rows_are_dealt_in_turn():
+    w = values(3, 8, 5)
+    gate, up = Deal(2).forward([Array(w)])
+    np.testing.assert_array_equal(whole(gate), w[:, ::2])
+    np.testing.assert_array_equal(whole(up), w[:, 1::2])
+    biases = values(3, 8)
+    gate, up = Deal(2, columns=True).forward([Array(biases)])
+    np.testing.assert_array_equal(np.stack([whole(gate), whole(up)], -1).reshape(3, 8), biases)
 
 
 def test_one_added_to_a_norm_is_taken_away_again():

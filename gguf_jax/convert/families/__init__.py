@@ -11,7 +11,8 @@ from gguf_jax.convert.families.cohere import COHERE2, COMMAND_R
 from gguf_jax.convert.families.falcon import FALCON
 from gguf_jax.convert.families.gemma import GEMMA2_FAMILY, GEMMA3_FAMILY, GEMMA_FAMILY
 from gguf_jax.convert.families.gpt import GPT2, GPTNEOX
-from gguf_jax.convert.families.llama import GRANITE, GRANITEMOE, LLAMA_FAMILY, MIXTRAL
+from gguf_jax.convert.families.gpt_oss import GPT_OSS
+from gguf_jax.convert.families.llama import GRANITE, GRANITEMOE, LLAMA_FAMILY, MINISTRAL3, MIXTRAL
 from gguf_jax.convert.families.others import OLMO2, STABLELM, STARCODER2
 from gguf_jax.convert.families.phi import PHI3
 from gguf_jax.convert.families.qwen import QWEN2, QWEN2MOE, QWEN3, QWEN3MOE
@@ -20,8 +21,9 @@ from gguf_jax.errors import GGUFError, Unsupported
 from gguf_jax.gguf.text import shown
 
 FAMILIES: tuple[Family, ...] = (
-    LLAMA_FAMILY, MIXTRAL, QWEN2, QWEN3, QWEN2MOE, QWEN3MOE, GEMMA_FAMILY, GEMMA2_FAMILY, GEMMA3_FAMILY, PHI3, GPT2,
-    GPTNEOX, FALCON, STARCODER2, STABLELM, OLMO2, GRANITE, GRANITEMOE, COMMAND_R, COHERE2, *ENCODERS,
+    LLAMA_FAMILY, MIXTRAL, MINISTRAL3, QWEN2, QWEN3, QWEN2MOE, QWEN3MOE, GEMMA_FAMILY, GEMMA2_FAMILY, GEMMA3_FAMILY,
+    PHI3, GPT2, GPTNEOX, FALCON, STARCODER2, STABLELM, OLMO2, GRANITE, GRANITEMOE, GPT_OSS, COMMAND_R, COHERE2,
+    *ENCODERS,
 )  # fmt: skip
 BY_CLASS = {name: family for family in FAMILIES for name in family.classes}
 

@@ -21,7 +21,7 @@ from gguf_jax.convert.families.common import (
     value_of,
     windows_of,
 )
-from gguf_jax.convert.family import Family
+from gguf_jax.convert.family import VISION, Family
 from gguf_jax.convert.keys import Values
 from gguf_jax.convert.transforms import interleaved_rope
 
@@ -161,4 +161,38 @@ GRANITEMOE = replace(
     },
     metadata=_granitemoe,
     config=_granitemoe_config,
+)
+
+
+def _ministral3(config: Config) -> Values:
+    config.expect(("sliding_window",), (None,))
+    section = keys.rope_section(config)
+    values = llama(config)
+    if section["rope_type"] == "yarn":
+        config.expect_equal("rope_parameters.mscale", section.get("mscale", 1.0), 1.0)
+        if "attention_factor" not in section:
+            values.pop("rope.scaling.attn_factor", None)  # which follows from the multiplier
+        values["rope.scaling.yarn_log_multiplier"] = float(section.get("mscale_all_dim", 1.0))
+        values["attention.temperature_scale"] = float(section.get("llama_4_scaling_beta", 0.0))
+    return values
+
+
+def _ministral3_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
+    found = llama_config(metadata, tensors)
+    section = keys.exported(metadata, "mistral3")["rope_parameters"]
+    if section["rope_type"] == "yarn":
+        section["mscale"] = 1.0
+        section["mscale_all_dim"] = value_of(metadata, "rope.scaling.yarn_log_multiplier")
+        section["llama_4_scaling_beta"] = value_of(metadata, "attention.temperature_scale")
+    return {**found, "rope_parameters": section}
+
+
+MINISTRAL3 = replace(
+    LLAMA_FAMILY,
+    architecture="mistral3",
+    classes=("Ministral3ForCausalLM", "Mistral3ForConditionalGeneration"),
+    model_type="ministral3",
+    metadata=_ministral3,
+    config=_ministral3_config,
+    skip=VISION,
 )
