@@ -60,12 +60,12 @@ EXPERTS = (
 )
 
 
-def shared(config: Config) -> Values:
-    """The keys of nearly every family."""
+def shared(config: Config, *, rounded: bool = False) -> Values:
+    """The keys of nearly every family. `rounded`: as `rope` has it."""
     found: Values = {}
     for field in (*FIELDS, *EXPERTS):
         found |= field.read(config)
-    found |= head_lengths(config) | rope(config)
+    found |= head_lengths(config) | rope(config, rounded=rounded)
     return found
 
 
@@ -136,8 +136,11 @@ def checked_rope(config: Config, kind: str = "full_attention") -> Values:
     return section
 
 
-def rope(config: Config) -> Values:
-    """The keys about RoPE. Of llama3's and longrope's factors there are tensors instead: `rope_factors`."""
+def rope(config: Config, *, rounded: bool = False) -> Values:
+    """The keys about RoPE. Of llama3's and longrope's factors there are tensors instead.
+
+    `rounded`: YaRN's ramp may begin and end between whole numbers (`truncate` false), of which readers make whole ones.
+    """
     section = checked_rope(config)
     found: Values = {}
     match section["rope_type"]:
@@ -145,6 +148,8 @@ def rope(config: Config) -> Values:
             found |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(section.get("factor", 1.0))}
         case "yarn":
             factor = float(section.get("factor", 1.0))
+            if not section.get("truncate", True) and not rounded:
+                raise config.error("rope_parameters.truncate", "true, as GGUF files have no place for it", False)
             original = section.get("original_max_position_embeddings")
             if type(original) is not int or original < 1:
                 raise config.error("rope_parameters.original_max_position_embeddings", "an integer for yarn", original)

@@ -17,13 +17,14 @@ from gguf_jax.convert.families.others import OLMO2, STABLELM, STARCODER2
 from gguf_jax.convert.families.phi import PHI3
 from gguf_jax.convert.families.qwen import QWEN2, QWEN2MOE, QWEN3, QWEN3MOE
 from gguf_jax.convert.family import Family, Names
+from gguf_jax.convert.mamba import MAMBAS
 from gguf_jax.errors import GGUFError, Unsupported
 from gguf_jax.gguf.text import shown
 
 FAMILIES: tuple[Family, ...] = (
     LLAMA_FAMILY, MIXTRAL, MINISTRAL3, QWEN2, QWEN3, QWEN2MOE, QWEN3MOE, GEMMA_FAMILY, GEMMA2_FAMILY, GEMMA3_FAMILY,
     PHI3, GPT2, GPTNEOX, FALCON, STARCODER2, STABLELM, OLMO2, GRANITE, GRANITEMOE, GPT_OSS, COMMAND_R, COHERE2,
-    *ENCODERS,
+    *ENCODERS, *MAMBAS,
 )  # fmt: skip
 BY_CLASS = {name: family for family in FAMILIES for name in family.classes}
 

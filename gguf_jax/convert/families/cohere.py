@@ -28,6 +28,8 @@ def _cohere2(config: Config) -> Values:
     config.integer("_sliding_window_pattern", "sliding_window_pattern", default=4)
     config.expect(("order_of_interleaved_layers",), ("local_attn_first",), "local_attn_first")
     config.expect(("layer_switch",), (None, 4))
+    config.expect(("use_embedding_sharing",), (True,), True)
+    config.first(("use_parallel_embedding",))  # how it is spread over devices
     config.expect(("rotary_pct",), (1, None), 1)
     values = {**_cohere(config), **keys.windows(config, every=4)}
     return {**values, "vocab_size": config.integer("vocab_size"), "rope.dimension_count": keys.head_length(config)}

@@ -26,6 +26,7 @@ def _falcon_kv_heads(config: Config) -> int:
 def _falcon(config: Config) -> Values:
     config.expect(ACTIVATIONS, ("gelu",), "gelu")
     config.expect(("alibi",), (False,), False)
+    config.expect(("apply_residual_connection_post_layernorm",), (False,), False)
     new = config.flag("new_decoder_architecture", False)
     if not new:
         config.expect(("parallel_attn",), (True,), True)

@@ -49,6 +49,7 @@ def _gemma_scale(config: Config, values: Values, largest: int) -> None:
 
 
 def _gemma2(config: Config) -> Values:
+    config.first(("sliding_window_size",))  # sliding_window once more, in the first files
     values = {**_gemma(config), **keys.windows(config, every=2)}
     for name in ("attn_logit_softcapping", "final_logit_softcapping"):
         values[name] = config.number(name, default=0.0)

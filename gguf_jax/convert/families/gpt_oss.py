@@ -40,9 +40,8 @@ def _gpt_oss(config: Config) -> Values:
     config.expect(("swiglu_limit",), (7.0,), 7.0)
     config.expect(("swiglu_alpha",), (1.702,), 1.702)
     config.first(("initial_context_length",))  # which RoPE's own keys say too
-    # Files have no place for RoPE's ramp between whole numbers (`truncate` false), so that readers round it.
     config.first(("experts_per_token",))
-    values = {**keys.shared(config), **keys.windows(config, every=2)}
+    values = {**keys.shared(config, rounded=True), **keys.windows(config, every=2)}
     return {**values, "expert_feed_forward_length": config.integer("intermediate_size", low=1)}
 
 
