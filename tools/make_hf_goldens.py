@@ -39,6 +39,9 @@ BASE: dict[str, Any] = dict(
     eos_token_id=2,
     pad_token_id=0,
 )
+MAMBA: dict[str, Any] = dict(
+    vocab_size=VOCAB, hidden_size=48, num_hidden_layers=2, state_size=6, conv_kernel=4, bos_token_id=1, eos_token_id=2
+)
 NO_GROUPS = {key: value for key, value in BASE.items() if key != "num_key_value_heads"}
 LLAMA3 = dict(
     rope_type="llama3",
@@ -138,6 +141,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "command-r": ("CohereConfig", BASE | dict(use_qk_norm=True)),
     "cohere2": ("Cohere2Config", BASE | dict(num_hidden_layers=4, head_dim=8, sliding_window=9)),
+    "mamba": ("MambaConfig", MAMBA | dict(intermediate_size=96, time_step_rank=5, use_mambapy=False)),
+    "mamba2": ("Mamba2Config", MAMBA | dict(num_heads=12, head_dim=8, n_groups=1, tie_word_embeddings=True)),
 }
 
 

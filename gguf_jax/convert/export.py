@@ -139,6 +139,7 @@ def config_of(file: GGUFFile, family: Family) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in file.tensors,
         **own,
     }
+    found = {key: value for key, value in found.items() if value is not None}  # which a family does without
     for role, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):  # a missing one would be a class's own
         found[f"{role}_token_id"] = metadata.get(f"tokenizer.ggml.{key}_token_id")
     return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in found.items()}

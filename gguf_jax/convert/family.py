@@ -89,7 +89,7 @@ def _of_block(pattern: str, block: str | None) -> str:
 
 
 def with_suffix(module: str, suffix: str) -> str:
-    return module if module.endswith((".weight", ".bias")) else module + (suffix or ".weight")
+    return module if module.endswith((".weight", ".bias", *PLAIN)) else module + (suffix or ".weight")
 
 
 def transform_key(module: str) -> str:
@@ -184,6 +184,9 @@ class Names:
                 raise GGUFError(f"tensor {shown(name)}: expected one that {self.family.classes[0]} has a place for")
         return list(found.values())
 
+
+PLAIN = (".ssm_a", ".ssm_d")
+"""Tensors of GGUF without `.weight` at the end of their names."""
 
 BARE = ("experts.gate_up_proj", "experts.down_proj", "self_attn.sinks")
 """Parameters of transformers without `.weight` at the end of their names."""
