@@ -15,6 +15,9 @@ from gguf_jax.nn.rope import RopePairing
 GATINGS: dict[int, Gating] = {1: "softmax", 2: "sigmoid", 3: "softmax_weight"}
 """Of `expert_gating_func`."""
 
+MOST_USED = 256
+"""Experts of a position: a program has a sum for each of them."""
+
 
 def experts(keys: Keys, shapes: Shapes, *, length: int | None = None, first: int = 0, **options: Any) -> Experts:
     """The feed-forward part of a model with experts.
@@ -24,7 +27,7 @@ def experts(keys: Keys, shapes: Shapes, *, length: int | None = None, first: int
         first: the first block that has them.
         options: fields of `Experts` that the architecture's name decides.
     """
-    count, used = keys.integer("expert_count"), keys.integer("expert_used_count")
+    count, used = keys.integer("expert_count"), keys.integer("expert_used_count", high=MOST_USED)
     if used > count:
         raise GGUFError(f"{keys.architecture}.expert_used_count: expected at most {count} (experts), found {used}")
     length = keys.integer("expert_feed_forward_length", length)
