@@ -1,7 +1,9 @@
 """Generation: sampling, the compiled steps, the engine that drives them, and text on top."""
 
-from gguf_jax.generation.engine import Engine, PromptTooLong
+from gguf_jax.generation.engine import Engine
 from gguf_jax.generation.sampling import SamplingParams
+from gguf_jax.generation.scheduler import QueueFull, Request, Scheduler
+from gguf_jax.generation.setting import PromptTooLong
 from gguf_jax.generation.text import Completion, Piece, generate, pieces, token_ids
 from gguf_jax.generation.timings import Timings
 
@@ -10,7 +12,10 @@ __all__ = [
     "Engine",
     "Piece",
     "PromptTooLong",
+    "QueueFull",
+    "Request",
     "SamplingParams",
+    "Scheduler",
     "Timings",
     "generate",
     "pieces",

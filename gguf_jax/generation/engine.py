@@ -2,61 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gguf_jax.errors import GGUFJaxError
-from gguf_jax.generation import compilation_cache, steps
+from gguf_jax.generation import steps
 from gguf_jax.generation.sampling import Sampler, SamplerPlan, SamplingParams, make_sampler, plan_for, with_prompt
+from gguf_jax.generation.setting import Setting
 from gguf_jax.generation.timings import Stopwatch, Timings
 from gguf_jax.models import Decoder
 from gguf_jax.nn import Cache
-from gguf_jax.nn.kv_cache import CacheType, cache_types
+from gguf_jax.nn.kv_cache import CacheType
 from gguf_jax.ops import Precision
 
-MIN_CHUNK = 16
-"""Shortest prefill that is compiled; others are the powers of two up to the batch size."""
 
-DEFAULT_CONTEXT = 4096
-"""Context when none is asked for (and the model was trained for at least as much)."""
-
-
-class PromptTooLong(GGUFJaxError, ValueError):
-    """The prompt does not fit the context."""
-
-
-def _bucket(n: int, low: int, high: int) -> int:
-    """The smallest `low * 2**i` that is at least `n`, but no more than `high`."""
-    size = low
-    while size < n:
-        size *= 2
-    return min(size, high)
-
-
-def _memory() -> int:
-    """Bytes that JAX's default device has; on the CPU the machine's."""
-    stats = jax.devices()[0].memory_stats()
-    return stats["bytes_limit"] if stats else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-class Engine:
+class Engine(Setting):
     """Generates tokens for a fixed batch of prompts at a time, keeping the cache between calls.
 
     Args:
-        model: the decoder; its leaves are taken as they are now.
-        ctx_size: positions a sequence may have, prompt and answer; default: what the model was trained for, at most
-            `DEFAULT_CONTEXT`.
-        batch_size: longest chunk of a prompt that is run at once (a power of two of at least 16; others round up).
-        cache_type: of keys and values, or a pair of them: f32, f16, bf16, q8_0 or q4_0, or a dtype; default: what the
-            model was loaded with, f16 unless that was chosen.
-        dtype: of activations.
-        precision: of the products with weights and of attention, `fast` or `exact` (see `ops.Precision`).
+        model, ctx_size, batch_size, cache_type, dtype, precision: see `Setting`.
         on_prefill: called with (tokens done, tokens in all) after each chunk of a prompt.
     """
 
@@ -71,30 +39,23 @@ class Engine:
         precision: Precision = "fast",
         on_prefill: Callable[[int, int], None] | None = None,
     ) -> None:
-        if ctx_size is not None and not 1 <= ctx_size < 2**31:
-            raise GGUFJaxError(f"ctx_size: expected from 1 to {2**31 - 1}, found {ctx_size}")
-        if batch_size < 1:
-            raise GGUFJaxError(f"batch_size: expected at least 1, found {batch_size}")
-        compilation_cache.enable()
-        self.model = model
-        self.config = model.config
-        self.ctx_size = ctx_size or min(model.config.context_length, DEFAULT_CONTEXT)
-        self.batch_size = _bucket(batch_size, MIN_CHUNK, 2**30)
-        self.cache_type = cache_types(model.cache_type if cache_type is None else cache_type)
-        self._spans = jax.eval_shape(partial(model.make_cache, 1, self.ctx_size, self.cache_type)).spans()
+        super().__init__(
+            model,
+            ctx_size=ctx_size,
+            batch_size=batch_size,
+            cache_type=cache_type,
+            dtype=dtype,
+            precision=precision,
+        )
         self.on_prefill = on_prefill
-        self._dtype: jax.typing.DTypeLike = dtype
-        self._precision: Precision = precision
-        self._spec, self._leaves = steps.split(model, dtype, precision)
         self._run: object = None  # the generation that may touch the cache: the last one begun
         self._cache: Cache | None = None
         self._held: list[list[int]] = []
         """For each slot, the tokens whose keys and values the cache holds."""
 
     def refresh(self) -> None:
-        """Takes the model's leaves as they are now: after training, or `adapters.set_scales`. Programs are compiled
-        anew only if the structure has changed. What the cache holds is of the model as it was, and forgotten."""
-        self._spec, self._leaves = steps.split(self.model, self._dtype, self._precision)
+        """As `Setting.refresh`. What the cache holds is of the model as it was, and forgotten."""
+        super().refresh()
         self._run, self._held = None, [[] for _ in self._held]
 
     def generate(
@@ -137,7 +98,7 @@ class Engine:
                 following = tokens
                 if i + 1 < count:  # dispatched before this token is read, so that the device does not wait for the host
                     state = tokens, positions, sampler
-                    following, positions, sampler = self._decode(*state, plan, self._span(max(lengths) + i + 1), watch)
+                    following, positions, sampler = self._decode(*state, plan, self.span(max(lengths) + i + 1), watch)
                 ids = [int(t) for t in np.asarray(tokens)]
                 if i > 0:
                     timings.decode_s += watch.lap()
@@ -158,7 +119,7 @@ class Engine:
         """Dispatch one step; the next tokens and positions `[B]`."""
         cache, self._cache = self._cache, None  # donated: until the call returns nobody may read it
         tokens, positions, self._cache, sampler = watch.call(
-            steps.decode, self._leaves, tokens, positions, cache, sampler, spec=self._spec, plan=plan, span=span
+            steps.decode, self.leaves, tokens, positions, cache, sampler, spec=self.spec, plan=plan, span=span
         )
         return tokens, positions, sampler
 
@@ -170,38 +131,12 @@ class Engine:
         if max_tokens is not None and max_tokens < 1:
             raise GGUFJaxError(f"max_tokens: expected at least 1, found {max_tokens}")
         for prompt in prompts:
-            if not len(prompt):
-                raise GGUFJaxError("prompt: expected at least one token, found none")
-            if len(prompt) >= self.ctx_size:
-                raise PromptTooLong(
-                    f"prompt: expected at most {self.ctx_size - 1} tokens (the context holds {self.ctx_size}, answer "
-                    f"included), found {len(prompt)}"
-                )
-            if min(prompt) < 0 or max(prompt) >= self.config.vocab_size:
-                raise GGUFJaxError(
-                    f"prompt: expected token ids from 0 to {self.config.vocab_size - 1}, "
-                    f"found {min(prompt) if min(prompt) < 0 else max(prompt)}"
-                )
-
-    def _span(self, positions: int) -> int:
-        return next((span for span in self._spans if span >= positions), self._spans[-1])
-
-    def _new_cache(self, batch: int) -> Cache:
-        make = partial(self.model.make_cache, batch, self.ctx_size, self.cache_type)
-        nbytes = jax.eval_shape(make).nbytes
-        message = f"ctx_size: a cache of {batch} x {self.ctx_size} tokens takes {nbytes / 2**30:.1f} GiB"
-        # asked before allocating: a host that promises more memory than it has kills the process later
-        if nbytes > (memory := _memory()):
-            raise GGUFJaxError(f"{message}, expected at most the {memory / 2**30:.1f} GiB that the device has")
-        try:
-            return make()
-        except jax.errors.JaxRuntimeError as error:
-            raise GGUFJaxError(f"{message}, which could not be had: {str(error).splitlines()[0]}") from error
+            self.check_prompt(prompt)
 
     def _reuse(self, prompts: Sequence[Sequence[int]]) -> list[int]:
         """How many tokens of each prompt the cache holds already; the last one is always run, for its logits."""
         if self._cache is None or len(self._held) != len(prompts):
-            self._cache = self._new_cache(len(prompts))
+            self._cache = self.new_cache(len(prompts))
             self._held = [[] for _ in prompts]
         starts = []
         for held, prompt in zip(self._held, prompts, strict=True):
@@ -229,7 +164,7 @@ class Engine:
         self._held = [list(prompt[:start]) for prompt, start in zip(prompts, starts, strict=True)]
         done = 0
         while done < max(rest):
-            length = _bucket(min(self.batch_size, max(rest) - done), MIN_CHUNK, self.batch_size)
+            length = self.chunk_length(max(rest) - done)
             tokens = np.zeros((len(prompts), length), np.int32)
             positions = np.full((len(prompts), length), -1, np.int32)
             last = np.full(len(prompts), -1, np.int32)
@@ -242,14 +177,14 @@ class Engine:
             cache, self._cache = self._cache, None
             logits, self._cache = watch.call(
                 steps.prefill,
-                self._leaves,
+                self.leaves,
                 tokens,
                 positions,
                 last,
                 logits,
                 cache,
-                spec=self._spec,
-                span=self._span(int(positions.max()) + 1),
+                spec=self.spec,
+                span=self.span(int(positions.max()) + 1),
             )
             done += length
             self._held = [list(prompt[: start + done]) for prompt, start in zip(prompts, starts, strict=True)]

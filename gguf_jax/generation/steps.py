@@ -91,6 +91,37 @@ def prefill(
     return jnp.where((last >= 0)[:, None], model.logits(ends, spec.precision)[:, 0], logits), cache
 
 
+@partial(jax.jit, static_argnames=("spec", "span"), donate_argnames=("cache",))
+def prefill_slot(
+    leaves: Leaves,
+    tokens: jax.Array,
+    positions: jax.Array,
+    last: jax.Array,
+    cache: Any,
+    slot: jax.Array,
+    *,
+    spec: Spec,
+    span: int,
+) -> tuple[jax.Array, Any]:
+    """Run int32 `tokens [1, T]` at `positions [1, T]` (-1: padding) into row `slot` of the cache; the others stay as
+    they are. The logits `[1, V]` of the chunk's token `last`."""
+    model = spec.model(leaves)
+    row = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, slot, 1), cache)
+    hidden, row = model.hidden(tokens, positions, row, span=span, dtype=spec.dtype, precision=spec.precision)
+    cache = jax.tree.map(lambda leaf, new: jax.lax.dynamic_update_slice_in_dim(leaf, new, slot, 0), cache, row)
+    end = jax.lax.dynamic_slice_in_dim(hidden, last, 1, axis=1)  # [1, 1, E]
+    return model.logits(end, spec.precision)[:, 0], cache
+
+
+@partial(jax.jit, donate_argnames=("sampler",))
+def insert(
+    sampler: Sampler, tokens: jax.Array, row: Sampler, token: jax.Array, slot: jax.Array
+) -> tuple[Sampler, jax.Array]:
+    """A sampler of one slot and its token `[1]` in the place of slot `slot` of a batch's."""
+    put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=slot, axis=0)
+    return jax.tree.map(lambda leaf, new: put(leaf, new), sampler, row), put(tokens, token)
+
+
 @partial(jax.jit, static_argnames=("plan",), donate_argnames=("sampler",))
 def first(logits: jax.Array, sampler: Sampler, *, plan: SamplerPlan) -> tuple[jax.Array, Sampler]:
     """The token after the prompt: int32 `[B]`, from the `logits [B, V]` that prefill left."""

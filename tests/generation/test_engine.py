@@ -173,7 +173,7 @@ def test_property_native_attention_generates_the_same(monkeypatch):
     found = answers(native, prompts, [GREEDY] * 2, max_tokens=24)
     without_native_attention(monkeypatch)
     xla = gj.Engine(model, ctx_size=601, cache_type="f32", precision="exact")
-    assert (native._spans, xla._spans) == ((602,), (256, 512, 601))
+    assert (native.spans, xla.spans) == ((602,), (256, 512, 601))
     assert answers(xla, prompts, [GREEDY] * 2, max_tokens=24) == found
 
 
