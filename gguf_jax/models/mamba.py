@@ -28,8 +28,8 @@ class MambaConfig:
         state_size: elements of the state for each of those.
         time_step_rank: of Mamba, what time steps are made of; of Mamba 2, the number of heads, each with a step.
         group_count: of Mamba 2, how many groups of heads share what reads and writes the state; None: Mamba.
-        norm_vector: of Mamba 2 with one group, whose norm's weight is a vector in the file: quantizers leave out what is
-            1 at the end of ggml's dimensions.
+        norm_vector: of Mamba 2 with one group, whose norm's weight is a vector in the file: quantizers leave out what
+            is 1 at the end of ggml's dimensions.
         dt_b_c_rms: of Mamba, time steps and what reads and writes the state are normalized.
         tied_output: the output projection is the token embedding.
     """
