@@ -193,11 +193,9 @@ def _nomic(config: Config) -> Values:
     config.expect(("rotary_emb_scale_base", "rotary_scaling_factor"), (None,))
     # what a kernel does at once, and what heads a model was trained with
     config.first(("type_vocab_size", "fused_bias_fc", "fused_dropout_add_ln", "use_xentropy", "dense_seq_output"))
-    config.first(("last_layer_subset", "mlp_fc1_fc2", "scale_attn_by_inverse_layer_idx"))
+    config.first(("pad_vocab_size_multiple", "parallel_block_tied_norm", "scale_attn_by_inverse_layer_idx"))
     values = keys.shared(config)
     trained = config.integer("max_trained_positions", default=values["context_length"], low=1)
-    values = {key: value for key, value in values.items() if not key.startswith("attention.key_length")}
-    values.pop("attention.value_length", None)
     return {**values, "context_length": min(values["context_length"], trained), "attention.causal": False}
 
 
