@@ -1,6 +1,7 @@
 """The same Hugging Face folder through `gguf-jax convert` and through llama.cpp's convert_hf_to_gguf.py.
 
-    python benchmarks/compare_convert.py LLAMA_CPP PYTHON VOCAB [NAME ...]    the golden models: tensors and metadata
+    python benchmarks/compare_convert.py LLAMA_CPP PYTHON VOCAB [NAME ...]   tensors and metadata
+    python benchmarks/compare_convert.py LLAMA_CPP PYTHON VOCAB --logits LLAMA_BIN [NAME ...]   and logits
     python benchmarks/compare_convert.py LLAMA_CPP PYTHON VOCAB --large [--quantize LLAMA_QUANTIZE]
 
 `PYTHON` is an interpreter with torch, transformers and sentencepiece, `VOCAB` a GGUF file with GPT-2's vocabulary (the
@@ -28,6 +29,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from compare_families import CTX_SIZE, TEXT, difference  # noqa: E402
 
 import gguf_jax as gj  # noqa: E402
 from gguf_jax.convert.safetensors import Outgoing, write_safetensors  # noqa: E402
@@ -143,6 +146,52 @@ def compare_small(llama_cpp: Path, python: str, vocab: Path, names: list[str]) -
                 print(f"    {line}")
 
 
+PROMPT = "The quick brown fox jumps over the lazy dog, and"
+TOKENS = 32
+
+
+def compare_logits(llama_bin: Path, python: str, vocab: Path, names: list[str]) -> None:
+    """Converted models in llama.cpp: log-probabilities of a text, and greedy tokens after a prompt."""
+    from gguf_jax.convert.file import convert_folder
+
+    environment = os.environ | {"LD_LIBRARY_PATH": str(llama_bin)}
+    print("| model | largest difference | largest log-probability | relative | greedy tokens |\n|---|--:|--:|--:|---|")
+    with tempfile.TemporaryDirectory() as place:
+        made = tokenizers(python, Path(place), vocab)
+        text, path, logits = Path(place) / "text", Path(place) / "model.gguf", Path(place) / "logits"
+        text.write_text(TEXT)
+        for name in names or list(MODELS):
+            convert_folder(small(Path(place) / name, name, *made), path, "F32", force=True, name="model")
+            model = gj.load(path, cache_type="f32")
+            cache = ["-ctk", "f32", "-ctv", "f32", "-fa", "off"]
+            command = [llama_bin / "llama-perplexity", "-m", path, "-f", text, "-c", str(CTX_SIZE), "-b", "128", *cache]
+            command += ["--kl-divergence-base", logits, "--chunks", "2"]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            if done.returncode:
+                print(f"| {name} | llama-perplexity: {(done.stderr.strip().splitlines() or ['no word'])[-1]} |")
+                continue
+            worst, size, _ = difference(str(path), str(logits), model)
+            command = [
+                llama_bin / "llama-completion",
+                "-m",
+                path,
+                "-p",
+                PROMPT,
+                "-n",
+                str(TOKENS),
+                "--temp",
+                "0",
+                *cache,
+            ]
+            command += ["-no-cnv", "--no-display-prompt", "--ignore-eos", "--simple-io"]
+            said = subprocess.run(command, env=environment, capture_output=True).stdout.decode(errors="replace")
+            options = {"params": gj.SamplingParams.greedy(), "engine": gj.Engine(model, precision="exact")}
+            ours = "".join(gj.generate(model, PROMPT, max_tokens=TOKENS, stream=True, ignore_eog=True, **options))
+            said, ours = (each.replace("\ufffd", "").strip() for each in (said, ours))  # bytes that are no UTF-8
+            same = "the same" if said == ours else f"{said[:40]!r} and {ours[:40]!r}"
+            print(f"| {name} | {worst:.2e} | {size:.3g} | {worst / size:.1e} | {same} |", flush=True)
+
+
 def large(folder: Path) -> Path:
     """A model of the shape of Qwen2-1.5B, weights random."""
     width, inner, layers, vocab, kv = 1536, 8960, 28, 151936, 256
@@ -218,9 +267,12 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--quantize", type=Path)
+    parser.add_argument("--logits", type=Path, metavar="LLAMA_BIN")
     parser.add_argument("--place", help="folder for files of some gigabytes")
-    asked = parser.parse_args()
-    if asked.large:
+    asked = parser.parse_intermixed_args()
+    if asked.logits:
+        compare_logits(asked.logits, asked.python, asked.vocab, asked.names)
+    elif asked.large:
         compare_large(asked.llama_cpp, asked.python, asked.vocab, asked.quantize, asked.place)
     else:
         compare_small(asked.llama_cpp, asked.python, asked.vocab, asked.names)

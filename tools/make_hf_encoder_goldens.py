@@ -43,6 +43,9 @@ T5: dict[str, Any] = dict(
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bert": ("BertModel", "BertConfig", BERT),
     "bert, scores": ("BertForSequenceClassification", "BertConfig", BERT | dict(num_labels=3)),
+    "xlm-roberta": ("XLMRobertaModel", "XLMRobertaConfig", BERT | dict(type_vocab_size=1)),
+    "roberta, scores": ("RobertaForSequenceClassification", "RobertaConfig", BERT | dict(num_labels=1)),
+    "nomic-bert": ("NomicBertModel", "NomicBertConfig", BERT),
     "t5": ("T5EncoderModel", "T5Config", T5),
     "t5, gated": ("T5EncoderModel", "T5Config", T5 | dict(feed_forward_proj="gated-gelu")),
 }
@@ -61,8 +64,10 @@ def made(name: str) -> tuple[dict[str, Any], np.ndarray]:
         shapes = {key: list(value.shape) for key, value in load_file(file).items()}
         save_file({key: weight(key, shape) for key, shape in shapes.items()}, file, {"format": "pt"})
         model = type(model).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    ids = torch.from_numpy(tokens(PROMPT, VOCAB).astype(np.int64))[None]
-    types = {"token_type_ids": (torch.arange(PROMPT) >= PROMPT // 2).long()[None]} if name.startswith("bert") else {}
+    # RoBERTa counts no positions at padding, whose id is 0 or 1
+    ids = torch.from_numpy(np.maximum(tokens(PROMPT, VOCAB), 2).astype(np.int64))[None]
+    second = (torch.arange(PROMPT) >= PROMPT // 2).long()[None] * (values.get("type_vocab_size", 1) - 1)
+    types = {} if name.startswith("t5") else {"token_type_ids": second}
     with torch.no_grad():
         found = model(ids, **types)
     states = found.logits[0] if "scores" in name else found.last_hidden_state[0, ::9]

@@ -22,6 +22,7 @@ from gguf_jax.formats.ggml_type import FileType, GGMLType
 from gguf_jax.generation import Engine, SamplingParams, Timings
 from gguf_jax.gguf import GGUFFile
 from gguf_jax.models import Decoder, DecoderConfig, MambaConfig
+from gguf_jax.nn.experts import Experts
 from gguf_jax.ops import Precision
 
 CONTEXT_STEP = 256
@@ -88,6 +89,7 @@ class Facts:
 
     Attributes:
         read_bytes: of weights, read for every token that is generated.
+        expert_bytes: of all experts together; `read_bytes` has the share of them that a token goes to, `expert_share`.
         products: weights that every token is multiplied with, the output projection's apart.
         output_products: those of the output projection, for the last token of a prompt and each generated one.
     """
@@ -100,6 +102,8 @@ class Facts:
     products: int
     output_products: int
     config: DecoderConfig | MambaConfig
+    expert_bytes: int = 0
+    expert_share: float = 1.0
 
     @classmethod
     def of(cls, file: GGUFFile, config: DecoderConfig | MambaConfig) -> Facts:
@@ -111,15 +115,23 @@ class Facts:
         matrices = sum(view.n_elements for view in views.values() if len(view.shape) > 1)
         looked_up = table.nbytes if output is not table else 0  # a row of it is nothing
         inside = matrices - output.n_elements - (table.n_elements if output is not table else 0)
+        experts, share = [], 1.0
+        if isinstance(config, DecoderConfig) and isinstance(config.feed_forward, Experts):
+            experts = [view for name, view in views.items() if name.endswith("_exps.weight")]
+            share = config.feed_forward.used / config.feed_forward.count
+        expert_bytes = sum(view.nbytes for view in experts)
+        idle = sum(view.n_elements for view in experts) * (1 - share)
         return cls(
             filename=file.path,
             description=f"{config.architecture} {_shortened(parameters)} {_file_type(file)}",
             size=size,
             parameters=parameters,
-            read_bytes=size - looked_up,
-            products=inside,
+            read_bytes=size - looked_up - round(expert_bytes * (1 - share)),
+            products=inside - round(idle),
             output_products=output.n_elements,
             config=config,
+            expert_bytes=expert_bytes,
+            expert_share=share,
         )
 
     def cache_bytes(self, positions: int, type_k: str, type_v: str) -> float:
@@ -138,6 +150,11 @@ class Facts:
             return 2.0 * self.products + 5.0 * c.block_count * c.inner_size * c.state_size
         return 2.0 * (self.products + c.head_count * (c.key_length + c.value_length) * self._seen(positions))
 
+    def weight_bytes(self, tokens: int) -> float:
+        """Read once for so many tokens, if they go to experts by chance."""
+        missed = (1 - self.expert_share) ** tokens
+        return self.read_bytes + self.expert_bytes * (1 - self.expert_share - missed)
+
     def _seen(self, positions: int) -> int:
         """Positions seen by a token, added up over layers."""
         assert isinstance(self.config, DecoderConfig)
@@ -152,7 +169,7 @@ class Facts:
         for start in range(0, case.n_prompt, chunk):
             tokens = range(start, min(start + chunk, case.n_prompt))
             operations = sum(self.operations(position + i + 1) for i in tokens)
-            spent += limits.least_seconds(self.read_bytes, operations, precision)
+            spent += limits.least_seconds(self.weight_bytes(len(tokens)), operations, precision)
         position = max(position + case.n_prompt, 1)
         for i in range(case.n_gen):
             nbytes = self.read_bytes + self.cache_bytes(position + i + 1, s.type_k, s.type_v)

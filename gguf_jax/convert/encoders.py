@@ -1,16 +1,20 @@
-"""Encoders that can be converted: BERT, with or without scores, and the encoder of T5."""
+"""Encoders that can be converted: BERT and RoBERTa, with or without scores, Nomic's, and the encoder of T5."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from gguf_jax.convert import keys
 from gguf_jax.convert.config import Config
 from gguf_jax.convert.family import Family, Modules
 from gguf_jax.convert.keys import Values
+from gguf_jax.convert.rows import Array, Concatenated, Rows, Take
 from gguf_jax.convert.source import HFFolder
+from gguf_jax.convert.transforms import Transform
 from gguf_jax.errors import GGUFError
 from gguf_jax.gguf import TensorView
 from gguf_jax.gguf.text import printable, shown
@@ -104,6 +108,113 @@ BERT_SCORES = replace(
     BERT_FAMILY, classes=("BertForSequenceClassification",), modules={**BERT, **SCORES}, metadata=_scores, skip=()
 )
 
+# RoBERTa -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A matrix without its first rows: those of positions that no text has."""
+
+    rows: int
+
+    def forward(self, tensors: Sequence[Rows]) -> list[Rows]:
+        (tensor,) = tensors
+        if len(tensor.shape) != 2 or tensor.shape[0] <= self.rows:
+            raise ValueError(f"expected a matrix of more than {self.rows} rows, found {list(tensor.shape)}")
+        left = tensor.shape[0] - self.rows
+        return [Take(tensor, np.arange(self.rows, tensor.shape[0]), (left, tensor.shape[1]))]
+
+    def inverse(self, tensors: Sequence[Rows]) -> list[Rows]:
+        (tensor,) = tensors
+        zeros = Array(np.zeros((self.rows, tensor.shape[1]), np.float32))
+        return [Concatenated((zeros, tensor), (self.rows + tensor.shape[0], tensor.shape[1]))]
+
+
+ROBERTA: Modules = {name.replace("bert.", "roberta.", 1): to for name, to in BERT.items()}
+ROBERTA_SCORES: Modules = {"classifier.dense": "cls", "classifier.out_proj": "cls.output"}
+
+
+def _first_position(config: Config) -> int:
+    """Positions are counted from the one after padding's id."""
+    return config.integer("pad_token_id", default=1) + 1
+
+
+def _roberta(values: Values, config: Config) -> Values:
+    return {**values, "context_length": values["context_length"] - _first_position(config)}
+
+
+def _offset(config: Config) -> Mapping[str, Transform]:
+    return {"position_embd": Drop(_first_position(config))}
+
+
+ROBERTA_FAMILY = replace(
+    BERT_FAMILY,
+    classes=("XLMRobertaModel", "XLMRobertaForMaskedLM", "RobertaModel", "RobertaForMaskedLM"),
+    model_type="xlm-roberta",
+    modules=ROBERTA,
+    metadata=lambda config: _roberta(_bert(config), config),
+    transforms=_offset,
+    defaults={"layer_norm_eps": 1e-5},
+    prefix="roberta.",
+    skip=("roberta.pooler.*", "lm_head.*"),
+)
+ROBERTA_FOR_SCORES = replace(
+    ROBERTA_FAMILY,
+    classes=("XLMRobertaForSequenceClassification", "RobertaForSequenceClassification"),
+    modules={**ROBERTA, **ROBERTA_SCORES},
+    metadata=lambda config: _roberta(_scores(config), config),
+    skip=("roberta.pooler.*",),
+)
+
+# Nomic ---------------------------------------------------------------------------------------------------------------
+
+NOMIC: Modules = {
+    "embeddings.word_embeddings": "token_embd",
+    "embeddings.token_type_embeddings": "token_types",
+    "emb_ln": "token_embd_norm",
+    "encoder.layers.{}.attn.Wqkv": "blk.{}.attn_qkv",
+    "encoder.layers.{}.attn.out_proj": "blk.{}.attn_output",
+    "encoder.layers.{}.norm1": "blk.{}.attn_output_norm",
+    "encoder.layers.{}.mlp.fc11": "blk.{}.ffn_up",
+    "encoder.layers.{}.mlp.fc12": "blk.{}.ffn_gate",
+    "encoder.layers.{}.mlp.fc2": "blk.{}.ffn_down",
+    "encoder.layers.{}.norm2": "blk.{}.layer_output_norm",
+}
+
+
+def _nomic(config: Config) -> Values:
+    config.expect(("hidden_act", "activation_function"), ("silu", "swiglu"), "silu")
+    config.expect(("moe_every_n_layers",), (0,), 0)
+    for name in ("prenorm", "causal", "parallel_block", "use_rms_norm", "rotary_emb_interleaved"):
+        config.expect((name,), (False,), False)
+    for name in ("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias"):
+        config.expect((name,), (False,), False)
+    config.expect(("rotary_emb_fraction",), (1.0,), 1.0)
+    config.expect(("rotary_emb_scale_base", "rotary_scaling_factor"), (None,))
+    # what a kernel does at once, and what heads a model was trained with
+    config.first(("type_vocab_size", "fused_bias_fc", "fused_dropout_add_ln", "use_xentropy", "dense_seq_output"))
+    config.first(("pad_vocab_size_multiple", "parallel_block_tied_norm", "scale_attn_by_inverse_layer_idx"))
+    values = keys.shared(config)
+    trained = config.integer("max_trained_positions", default=values["context_length"], low=1)
+    return {**values, "context_length": min(values["context_length"], trained), "attention.causal": False}
+
+
+def _nomic_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
+    types = tensors["token_types.weight"].shape[0] if "token_types.weight" in tensors else 0
+    return {"hidden_act": "silu", "type_vocab_size": types}
+
+
+NOMIC_FAMILY = Family(
+    architecture="nomic-bert",
+    classes=("NomicBertModel",),
+    model_type="nomic_bert",
+    modules=NOMIC,
+    metadata=_nomic,
+    config=_nomic_config,
+    defaults={"layer_norm_eps": 1e-12, "rope_theta": 1000.0},
+    prefix="",
+)
+
 # T5 ------------------------------------------------------------------------------------------------------------------
 
 _BLOCK = "encoder.block.{}.layer"
@@ -178,4 +289,6 @@ T5_FAMILY = Family(
     skip=("encoder.embed_tokens.weight", "decoder.*", "lm_head.weight"),
 )
 
-ENCODERS: tuple[Family, ...] = (BERT_FAMILY, BERT_SCORES, T5_FAMILY)
+ENCODERS: tuple[Family, ...] = (
+    BERT_FAMILY, BERT_SCORES, ROBERTA_FAMILY, ROBERTA_FOR_SCORES, NOMIC_FAMILY, T5_FAMILY
+)  # fmt: skip

@@ -28,6 +28,8 @@ class MambaConfig:
         state_size: elements of the state for each of those.
         time_step_rank: of Mamba, what time steps are made of; of Mamba 2, the number of heads, each with a step.
         group_count: of Mamba 2, how many groups of heads share what reads and writes the state; None: Mamba.
+        norm_vector: of Mamba 2 with one group, whose norm's weight is a vector in the file: quantizers leave out what
+            is 1 at the end of ggml's dimensions.
         dt_b_c_rms: of Mamba, time steps and what reads and writes the state are normalized.
         tied_output: the output projection is the token embedding.
     """
@@ -43,6 +45,7 @@ class MambaConfig:
     time_step_rank: int
     norm_eps: float
     group_count: int | None = None
+    norm_vector: bool = False
     dt_b_c_rms: bool = False
     tied_output: bool = False
 
@@ -73,15 +76,15 @@ class TimeStepBias(nnx.Module):
 
 
 class GroupNorm(nnx.Module):
-    """Mamba 2's `ssm_norm`: an RMS norm of each group, `weight [groups, length]`."""
+    """Mamba 2's `ssm_norm`: an RMS norm of each group, `weight [groups, length]`, or `[length]` of one."""
 
-    def __init__(self, groups: int, length: int, eps: float) -> None:
-        self.weight: nnx.Variable = nnx.Param(jnp.ones((groups, length)))
+    def __init__(self, shape: tuple[int, ...], eps: float) -> None:
+        self.weight: nnx.Variable = nnx.Param(jnp.ones(shape))
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, T, groups * length]`."""
-        weight = _floats(self.weight)
+        weight = jnp.atleast_2d(_floats(self.weight))
         rows = x.reshape(*x.shape[:-1], *weight.shape)
         return (ops.rms_norm(rows, jnp.ones(weight.shape[1]), eps=self.eps) * weight).reshape(x.shape)
 
@@ -106,8 +109,8 @@ class MambaBlock(nnx.Module):
         self.ssm_dt = Linear(c.time_step_rank, heads, bias=True, rngs=rngs) if old else TimeStepBias(heads)
         self.ssm_a: nnx.Variable = nnx.Param(-jnp.ones((heads, c.state_size if old else 1)))
         self.ssm_d: nnx.Variable = nnx.Param(jnp.ones(heads if old else (heads, 1)))
-        length = c.inner_size // (c.group_count or 1)
-        self.ssm_norm = None if c.group_count is None else GroupNorm(c.group_count, length, c.norm_eps)
+        shape = (c.inner_size,) if c.norm_vector else (c.group_count or 1, c.inner_size // (c.group_count or 1))
+        self.ssm_norm = None if old else GroupNorm(shape, c.norm_eps)
         self.ssm_out = Linear(c.inner_size, c.embedding_length, rngs=rngs)
 
     def __call__(

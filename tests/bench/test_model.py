@@ -13,7 +13,10 @@ from gguf_jax.bench import limits
 from gguf_jax.bench.limits import Limits
 from gguf_jax.bench.model import Case, Facts, Result, Setting, cases, context_for, make_engine, samples
 from gguf_jax.bench.report import REPORTS
+from gguf_jax.checkpoint import tensors_of
 from gguf_jax.errors import GGUFJaxError
+from tests.models.families import FAMILIES
+from tests.support import small_model
 
 BUILD = {"build_commit": "abc1234", "build_number": 0, "version": "0.1.0", "jax_version": "0"}
 PEER_FIELDS = {
@@ -89,6 +92,24 @@ def test_facts(facts, bundled):
         table = file.tensors["token_embd.weight"].nbytes
     assert facts.read_bytes == facts.size - (0 if tied else table)
     assert facts.description.startswith("llama 23.08M Q4_K_M")
+
+
+def test_a_token_reads_its_experts_and_a_prompt_nearly_all(tmp_path):
+    family = FAMILIES["qwen3moe"]
+    config = family.make()
+    tensors = tensors_of(small_model(**vars(config)))
+    gj.write(tmp_path / "moe.gguf", dict(family.metadata(config)), tensors)
+    with gguf.read(tmp_path / "moe.gguf") as file:
+        facts = Facts.of(file, config)
+    expert = 3 * 24 * 32  # of two blocks, five of which a token goes to two
+    table = 97 * 32
+    assert facts.expert_bytes == 4 * 2 * 5 * expert
+    assert facts.read_bytes == facts.size - 4 * (table + 2 * 3 * expert)
+    dense = sum(value.size for name, value in tensors.items() if value.ndim == 2) - 2 * table
+    assert facts.products == dense + 2 * 2 * expert
+    assert facts.weight_bytes(1) == pytest.approx(facts.read_bytes)
+    seen = 1 - (3 / 5) ** 4  # of an expert, by one of four tokens
+    assert facts.weight_bytes(4) == pytest.approx(facts.size - 4 * table - facts.expert_bytes * (1 - seen))
 
 
 def test_least_time_of_a_generated_token_is_that_of_reading_weights_and_cache(facts):

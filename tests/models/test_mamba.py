@@ -12,7 +12,7 @@ from gguf_jax.errors import GGUFError, Unsupported
 from gguf_jax.generation import SamplingParams
 from gguf_jax.models import Mamba, config_of
 from tests.models import mamba_reference as reference
-from tests.models.mamba_families import MAMBAS, small_mamba
+from tests.models.mamba_families import MAMBAS, MambaFamily, small_mamba
 from tests.models.test_decoder import run_cached
 from tests.support import EPS
 
@@ -109,6 +109,17 @@ def test_a_file_comes_back(tmp_path):
         again = gj.load(path)
         assert isinstance(again, Mamba)
         assert (np.asarray(again(np.array([TOKENS]))) == np.asarray(model(np.array([TOKENS])))).all()
+
+
+def test_a_norm_of_one_group_may_be_a_vector(tmp_path):
+    family = MAMBAS["mamba2"]
+    one = MambaFamily("mamba2", family.config | dict(group_count=1), {"ssm.group_count": 1})
+    model = small_mamba(one.make())
+    gj.save(model, tmp_path / "one.gguf", one.metadata(model.config))
+    gj.quantize_file(tmp_path / "one.gguf", tmp_path / "again.gguf", "F32")
+    first, again = (gj.load(tmp_path / name) for name in ("one.gguf", "again.gguf"))
+    assert (first.config.norm_vector, again.config.norm_vector) == (False, True)
+    assert (np.asarray(again(np.array([TOKENS]))) == np.asarray(first(np.array([TOKENS])))).all()
 
 
 def test_an_embedding_is_the_last_state():

@@ -44,6 +44,7 @@ def mamba(keys: Keys, shapes: Shapes, *, second: bool) -> MambaConfig:
         time_step_rank=rank,
         norm_eps=keys.number("attention.layer_norm_rms_epsilon", high=1e3),
         group_count=groups,
+        norm_vector=groups == 1 and len(shapes.get("blk.0.ssm_norm.weight", ())) == 1,
         dt_b_c_rms=not second and bool(keys.metadata.get(f"{keys.architecture}.ssm.dt_b_c_rms")),
         tied_output="output.weight" not in shapes,
     )
