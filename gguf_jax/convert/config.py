@@ -33,6 +33,10 @@ HARMLESS = (
 """Patterns of keys that do not change what the text model computes, or that its tensors tell as well."""
 
 
+MOST = (1 << 31) - 1
+"""Of an integer that is only written down. What sizes something here has a limit of its own."""
+
+
 class Config(Mapping[str, Any]):
     """The keys of a config.json, those of its `text_config` in place of the outer ones.
 
@@ -68,12 +72,13 @@ class Config(Mapping[str, Any]):
         self.seen.update(names)
         return next(((name, self.found[name]) for name in names if name in self.found), (names[0], None))
 
-    def integer(self, *names: str, default: int | None = None, low: int = 0) -> int:
+    def integer(self, *names: str, default: int | None = None, low: int = 0, high: int = MOST) -> int:
         name, value = self.first(names)
         if value is None and default is not None:
             return default
-        if type(value) is not int or not low <= value < 1 << 31:
-            raise self.error(name, f"an integer of at least {low}", "no such key" if value is None else value)
+        if type(value) is not int or not low <= value <= high:
+            limits = f"an integer of at least {low}" + (f" and at most {high}" if high < MOST else "")
+            raise self.error(name, limits, "no such key" if value is None else value)
         return value
 
     def number(self, *names: str, default: float | None = None) -> float:

@@ -51,6 +51,8 @@ def convert_folder(
     """
     with open_model(folder, ignore=ignore, pre=pre, name=name) as file:
         chosen = stored_type(file) if file_type.upper() == AUTO else file_type
+        if on_warning is not None and "tokenizer.ggml.model" not in file.metadata:
+            on_warning("no tokenizer.json and no tokenizer.model: the file has no tokenizer")
         settings: dict[str, Any] = dict(imatrix=imatrix, workers=workers, max_shard_size=max_shard_size)
         return quantize_file(
             file,

@@ -14,10 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from gguf_jax.convert.config import Config
+from gguf_jax.convert.config import MOST, Config
 from gguf_jax.errors import GGUFError
 
 Values = dict[str, Any]
+
+
+MOST_BLOCKS, MOST_HEADS, MOST_LENGTH, MOST_ROWS = 1 << 14, 1 << 12, 1 << 13, 1 << 22
+"""Of blocks, heads, elements of a head, and their product: orders of rows are made before a tensor is looked at."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +37,25 @@ class Field:
     names: tuple[str, ...]
     kind: type = int
     required: bool = False
+    high: int = MOST
 
     def read(self, config: Config) -> Values:
         if config.first(self.names)[1] is None and not self.required:
             return {}
-        return {self.gguf: config.integer(*self.names) if self.kind is int else config.number(*self.names)}
+        return {
+            self.gguf: config.integer(*self.names, high=self.high) if self.kind is int else config.number(*self.names)
+        }
 
 
 CONTEXT = Field("context_length", ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length"))
 HEADS = ("num_attention_heads", "n_head")
 FIELDS = (
-    Field("block_count", ("num_hidden_layers", "n_layer", "num_layers"), required=True),
+    Field("block_count", ("num_hidden_layers", "n_layer", "num_layers"), required=True, high=MOST_BLOCKS),
     CONTEXT,
     Field("embedding_length", ("hidden_size", "n_embd"), required=True),
     Field("feed_forward_length", ("intermediate_size", "n_inner")),
-    Field("attention.head_count", HEADS, required=True),
-    Field("attention.head_count_kv", ("num_key_value_heads",)),
+    Field("attention.head_count", HEADS, required=True, high=MOST_HEADS),
+    Field("attention.head_count_kv", ("num_key_value_heads",), high=MOST_HEADS),
     Field("attention.layer_norm_rms_epsilon", ("rms_norm_eps",), float),
     Field("attention.layer_norm_epsilon", ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"), float),
 )
@@ -72,13 +79,17 @@ def shared(config: Config, *, rounded: bool = False) -> Values:
 def head_lengths(config: Config) -> Values:
     if config.first(("head_dim",))[1] is None:
         return {}
-    length = config.integer("head_dim", low=1)
+    length = config.integer("head_dim", low=1, high=MOST_LENGTH)
     return {"attention.key_length": length, "attention.value_length": length}
 
 
 def head_length(config: Config) -> int:
-    heads = config.integer(*HEADS, low=1)
-    return config.integer("head_dim", default=config.integer("hidden_size", "n_embd") // heads, low=1)
+    heads = config.integer(*HEADS, low=1, high=MOST_HEADS)
+    usual = config.integer("hidden_size", "n_embd", low=heads, high=heads * MOST_LENGTH) // heads
+    length = config.integer("head_dim", default=usual, low=1, high=MOST_LENGTH)
+    if heads * length > MOST_ROWS:
+        raise config.error("head_dim", f"at most {MOST_ROWS} elements of {heads} heads", length)
+    return length
 
 
 BASES = ("rope_theta", "rotary_emb_base")
@@ -245,7 +256,7 @@ def windows(config: Config, *, every: int | None, name: str = "sliding_window", 
         return {}
     found: Values = {"attention.sliding_window": config.integer(name)}
     if kinds is not None:
-        blocks = config.integer("num_hidden_layers")
+        blocks = config.integer("num_hidden_layers", high=MOST_BLOCKS)
         if not isinstance(kinds, list) or len(kinds) != blocks or not set(kinds) <= LAYER_TYPES:
             raise config.error("layer_types", f"{blocks} of {', '.join(sorted(LAYER_TYPES))}", kinds)
         slides = [kind == "sliding_attention" for kind in kinds]

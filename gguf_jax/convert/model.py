@@ -155,8 +155,10 @@ def _opened(folder: HFFolder, ignore: Sequence[str], pre: str | None, name: str 
 
 
 def _vocab_size(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """How many tokens there are: as many as rows of the embedding, which a config.json may not go beyond."""
     rows = shapes.get("token_embd.weight", (0,))[0]
-    return config.integer("vocab_size", default=rows, low=1)
+    config.integer("vocab_size", default=rows, high=rows)
+    return rows
 
 
 def made_tensors(

@@ -37,7 +37,10 @@ class TestConfig:
             ({"frobnicate": 3}, r"expected only keys that are known .*, found frobnicate = 3; --ignore"),
             ({"hidden_act": "relu"}, r"hidden_act: expected 'silu' or 'swish', found 'relu'"),
             ({"hidden_size": "48"}, r"hidden_size: expected an integer of at least 0, found '48'"),
-            ({"num_hidden_layers": None}, r"num_hidden_layers: expected an integer of at least 0, found 'no such key'"),
+            (
+                {"num_hidden_layers": None},
+                r"num_hidden_layers: expected an integer of at least 0.*, found 'no such key'",
+            ),
             (
                 {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
                 "rope_type: expected default, .* found 'dynamic'",
@@ -46,6 +49,13 @@ class TestConfig:
                 {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "x": 1}},
                 r"rope_parameters\.x: expected no such key",
             ),
+            (
+                {"num_hidden_layers": 1 << 30},
+                r"num_hidden_layers: expected an integer .* at most 16384, found 1073741824",
+            ),
+            ({"num_attention_heads": 1 << 30}, r"num_attention_heads: expected an integer .* at most 4096"),
+            ({"vocab_size": 1 << 30}, r"vocab_size: expected an integer .* at most 53, found 1073741824"),
+            ({"hidden_size": 1 << 62}, r"hidden_size: expected an integer"),
             ({"rope_parameters": [1]}, r"rope_parameters: expected an object, found \[1\]"),
             ({"architectures": []}, r"architectures: expected a list with the model's class, found \[\]"),
             ({"head_dim": 16}, r"expected 72 as in blk\.0\.attn_q\.weight \[72, 48\], found 96"),
@@ -53,6 +63,12 @@ class TestConfig:
     )
     def test_a_key(self, tmp_path, config, message):
         refused(folder_of(tmp_path, config), message)
+
+    def test_orders_of_rows_that_would_fill_the_memory(self, tmp_path):
+        """They are made before a tensor is looked at."""
+        config = MODELS["llama"]["config"] | {"num_attention_heads": 4096, "head_dim": 8192}
+        folder = write_folder(tmp_path / "model", config, weights(MODELS["llama"]["shapes"]))
+        refused(folder, "head_dim: expected at most 4194304 elements of 4096 heads, found 8192")
 
     def test_an_unknown_class_names_the_nearest(self, tmp_path):
         folder = folder_of(tmp_path, {"architectures": ["Qwen33ForCausalLM"]})

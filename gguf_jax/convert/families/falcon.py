@@ -15,10 +15,10 @@ from gguf_jax.convert.transforms import grouped_qkv
 
 def _falcon_kv_heads(config: Config) -> int:
     """Of the new form its own number; of the old one, or as many as heads."""
-    heads = config.integer(*keys.HEADS, low=1)
+    heads = config.integer(*keys.HEADS, low=1, high=keys.MOST_HEADS)
     multi_query = config.flag("multi_query", True)
     if config.flag("new_decoder_architecture", False):
-        return config.integer("num_kv_heads", "n_head_kv", default=heads, low=1)
+        return config.integer("num_kv_heads", "n_head_kv", default=heads, low=1, high=heads)
     config.first(("num_kv_heads", "n_head_kv"))
     return 1 if multi_query else heads
 
@@ -67,7 +67,7 @@ def _falcon_unused(names: Collection[str]) -> Collection[str]:
 
 
 def _falcon_transforms(config: Config) -> Transforms:
-    heads, groups = config.integer(*keys.HEADS, low=1), _falcon_kv_heads(config)
+    heads, groups = config.integer(*keys.HEADS, low=1, high=keys.MOST_HEADS), _falcon_kv_heads(config)
     if heads % groups:
         raise config.error("num_kv_heads", f"a divisor of {heads}", groups)
     return {"attn_qkv": grouped_qkv(groups, heads // groups, keys.head_length(config))}

@@ -77,7 +77,7 @@ def _gptneox_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
 
 
 def _gptneox_transforms(config: Config) -> Transforms:
-    heads = config.integer("num_attention_heads", low=1)
+    heads = config.integer("num_attention_heads", low=1, high=keys.MOST_HEADS)
     return {"attn_qkv": grouped_qkv(heads, 1, keys.head_length(config))}
 
 

@@ -60,8 +60,8 @@ def _turned(config: Config, heads: int, kv_heads: int) -> Transforms:
 
 
 def llama_transforms(config: Config) -> Transforms:
-    heads = config.integer(*keys.HEADS, low=1)
-    return _turned(config, heads, config.integer("num_key_value_heads", default=heads, low=1))
+    heads = config.integer(*keys.HEADS, low=1, high=keys.MOST_HEADS)
+    return _turned(config, heads, config.integer("num_key_value_heads", default=heads, low=1, high=heads))
 
 
 def _llama_tensors(config: Config) -> Mapping[str, np.ndarray]:
