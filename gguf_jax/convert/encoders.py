@@ -1,8 +1,8 @@
-"""Encoders that can be converted: BERT and RoBERTa, with or without scores, Nomic's, and the encoder of T5."""
+"""Encoders that can be converted: BERT and RoBERTa, with or without scores, Nomic's and Jina's, and that of T5."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,8 +88,11 @@ def _scores(config: Config) -> Values:
 def _bert_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
     types = tensors["token_types.weight"].shape[0] if "token_types.weight" in tensors else 0
     found: Values = {"hidden_act": "gelu", "position_embedding_type": "absolute", "type_vocab_size": types}
-    if labels := metadata.get("bert.classifier.output_labels"):
-        found["id2label"] = {str(i): label for i, label in enumerate(labels)}
+    found["rope_parameters"] = None
+    if "cls.output.weight" in tensors:
+        count = tensors["cls.output.weight"].shape[0]
+        labels = metadata.get("bert.classifier.output_labels") or [f"LABEL_{i}" for i in range(count)]
+        found |= {"architectures": ["BertForSequenceClassification"], "id2label": dict(enumerate(labels))}
     return found
 
 
@@ -97,16 +100,14 @@ BERT_FAMILY = Family(
     architecture="bert",
     classes=("BertModel", "BertForMaskedLM"),
     model_type="bert",
-    modules=BERT,
+    modules={**BERT, **SCORES},  # those of scores for the way back alone
     metadata=_bert,
     config=_bert_config,
     defaults={"layer_norm_eps": 1e-12},
     prefix="bert.",
     skip=("bert.pooler.*", "cls.*"),
 )
-BERT_SCORES = replace(
-    BERT_FAMILY, classes=("BertForSequenceClassification",), modules={**BERT, **SCORES}, metadata=_scores, skip=()
-)
+BERT_SCORES = replace(BERT_FAMILY, classes=("BertForSequenceClassification",), metadata=_scores, skip=())
 
 # RoBERTa -------------------------------------------------------------------------------------------------------------
 
@@ -215,6 +216,63 @@ NOMIC_FAMILY = Family(
     prefix="",
 )
 
+# Jina ----------------------------------------------------------------------------------------------------------------
+
+JINA: Modules = {
+    **{
+        hf: to
+        for hf, to in BERT.items()
+        if ".attention." in hf or to in ("token_embd", "token_types", "token_embd_norm")
+    },
+    "bert.encoder.layer.{}.attention.self.layer_norm_q": "blk.{}.attn_q_norm",
+    "bert.encoder.layer.{}.attention.self.layer_norm_k": "blk.{}.attn_k_norm",
+    "bert.encoder.layer.{}.layer_norm_1": "blk.{}.attn_norm_2",
+    "bert.encoder.layer.{}.layer_norm_2": "blk.{}.layer_output_norm",
+    "bert.encoder.layer.{}.mlp.gated_layers": "blk.{}.ffn_up",
+    "bert.encoder.layer.{}.mlp.up_gated_layer": "blk.{}.ffn_up",
+    "bert.encoder.layer.{}.mlp.wo": "blk.{}.ffn_down",
+    "bert.encoder.layer.{}.mlp.down_layer": "blk.{}.ffn_down",
+    "bert.encoder.layer.{}.mlp.layernorm": "blk.{}.layer_output_norm",
+}
+"""Of the models of text, and of code, which call some modules otherwise; not one has all of them."""
+
+
+def _jina(config: Config) -> Values:
+    config.expect(("hidden_act",), ("gelu",), "gelu")
+    config.expect(("position_embedding_type",), ("alibi",))
+    config.expect(("feed_forward_type",), ("geglu",))
+    config.first(("type_vocab_size", "emb_pooler", "attn_implementation", "model_max_length"))
+    values = {key: value for key, value in keys.shared(config).items() if not key.startswith("rope.")}
+    return {**values, "attention.causal": False}
+
+
+def _jina_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
+    found: Values = {"hidden_act": "gelu", "position_embedding_type": "alibi", "feed_forward_type": "geglu"}
+    found["rope_parameters"] = None
+    return found | {"type_vocab_size": tensors["token_types.weight"].shape[0] if "token_types.weight" in tensors else 0}
+
+
+def _jina_unused(names: Collection[str]) -> Collection[str]:
+    """Of two names of a module the one that a model without norms of queries has not, or that one with them has not."""
+    layer = "bert.encoder.layer.{}."
+    text = ("mlp.gated_layers", "mlp.wo", "mlp.layernorm")
+    code = ("mlp.up_gated_layer", "mlp.down_layer", "layer_norm_2")
+    return {layer + name for name in (text if "blk.0.attn_q_norm.weight" in names else code)}
+
+
+JINA_FAMILY = Family(
+    architecture="jina-bert-v2",
+    classes=("JinaBertModel", "JinaBertForMaskedLM"),
+    model_type="bert",
+    modules=JINA,
+    metadata=_jina,
+    config=_jina_config,
+    defaults={"layer_norm_eps": 1e-12},
+    prefix="bert.",
+    skip=("bert.pooler.*", "cls.*"),
+    unused=_jina_unused,
+)
+
 # T5 ------------------------------------------------------------------------------------------------------------------
 
 _BLOCK = "encoder.block.{}.layer"
@@ -273,7 +331,13 @@ def _t5_config(metadata: Mapping[str, Any], tensors: Tensors) -> Values:
         "relative_attention_num_buckets": "attention.relative_buckets_count",
     }
     form = "gated-gelu" if "enc.blk.0.ffn_gate.weight" in tensors else "relu"
-    return {"feed_forward_proj": form} | {hf: metadata.get(f"t5encoder.{name}") for hf, name in names.items()}
+    of_others = ("head_dim", "hidden_size", "intermediate_size", "layer_norm_eps", "max_position_embeddings",
+                 "num_attention_heads", "num_hidden_layers", "rms_norm_eps", "rope_parameters")  # fmt: skip
+    return (
+        {"feed_forward_proj": form}
+        | dict.fromkeys(of_others)
+        | {hf: metadata.get(f"t5encoder.{name}") for hf, name in names.items()}
+    )
 
 
 T5_FAMILY = Family(
@@ -290,5 +354,5 @@ T5_FAMILY = Family(
 )
 
 ENCODERS: tuple[Family, ...] = (
-    BERT_FAMILY, BERT_SCORES, ROBERTA_FAMILY, ROBERTA_FOR_SCORES, NOMIC_FAMILY, T5_FAMILY
+    BERT_FAMILY, BERT_SCORES, ROBERTA_FAMILY, ROBERTA_FOR_SCORES, NOMIC_FAMILY, JINA_FAMILY, T5_FAMILY
 )  # fmt: skip

@@ -15,6 +15,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 
 import gguf_jax as gj
 from gguf_jax.convert import open_model
+from gguf_jax.convert.export import export_folder
 from gguf_jax.embeddings import pooling_for
 from gguf_jax.errors import GGUFError
 from gguf_jax.gguf import read
@@ -106,6 +107,62 @@ def test_a_pooling_that_has_no_number(tmp_path, modules, message):
 def test_what_is_not_converted(tmp_path, name, config, message):
     with pytest.raises(GGUFError, match=message):
         opened(tmp_path, name, **config)
+
+
+def jina(code: bool) -> dict[str, list[int]]:
+    """The shapes of a Jina model of text or of code, as their own code names them."""
+    norms = ["attention.output.LayerNorm"]
+    matrices = {f"attention.self.{name}": [36, 36] for name in ("query", "key", "value")}
+    matrices["attention.output.dense"] = [36, 36]
+    if code:
+        norms += ["attention.self.layer_norm_q", "attention.self.layer_norm_k", "layer_norm_1", "layer_norm_2"]
+        matrices |= {"mlp.up_gated_layer": [100, 36], "mlp.down_layer": [36, 50]}
+    else:
+        norms += ["mlp.layernorm"]
+        matrices |= {"mlp.gated_layers": [100, 36], "mlp.wo": [36, 50]}
+    shapes = {"embeddings.word_embeddings.weight": [53, 36], "embeddings.token_type_embeddings.weight": [2, 36]}
+    shapes |= {f"embeddings.LayerNorm.{end}": [36] for end in ("weight", "bias")}
+    for block in ("encoder.layer.0.", "encoder.layer.1."):
+        shapes |= {f"{block}{name}.weight": shape for name, shape in matrices.items()}
+        biased = (*norms, *(name for name in matrices if "gated" not in name))
+        shapes |= {f"{block}{name}.weight": [36] for name in norms}
+        shapes |= {f"{block}{name}.bias": [36] for name in biased}
+    return shapes
+
+
+JINA = dict(
+    architectures=["JinaBertForMaskedLM"],
+    vocab_size=53,
+    hidden_size=36,
+    intermediate_size=50,
+    num_hidden_layers=2,
+    num_attention_heads=6,
+    max_position_embeddings=128,
+    layer_norm_eps=1e-12,
+    hidden_act="gelu",
+    feed_forward_type="geglu",
+    position_embedding_type="alibi",
+)
+FOLDERS = {
+    **{name: (model["config"], model["shapes"]) for name, model in MODELS.items()},
+    "jina": (JINA, jina(False)),
+    "jina, code": (JINA, jina(True)),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_property_an_exported_encoder_converts_to_the_same(tmp_path, name):
+    config, shapes = FOLDERS[name]
+    with open_model(write_folder(tmp_path / "first", config, weights(shapes)), name="model") as file:
+        export_folder(file, tmp_path / "second", type="F32")
+        with open_model(tmp_path / "second", name="model") as again:
+            assert {n: bytes(v.data) for n, v in again.tensors.items()} == {
+                n: bytes(v.data) for n, v in file.tensors.items()
+            }
+            assert dict(again.metadata) == dict(file.metadata)
+        model = gj.load(file)
+    ids = np.array([[5, 6, 7]])
+    assert np.isfinite(np.asarray(model(ids))).all()
 
 
 def unigram_folder(tmp_path, shared):
