@@ -85,8 +85,10 @@ def head_lengths(config: Config) -> Values:
 
 def head_length(config: Config) -> int:
     heads = config.integer(*HEADS, low=1, high=MOST_HEADS)
-    usual = config.integer("hidden_size", "n_embd", low=heads, high=heads * MOST_LENGTH) // heads
-    length = config.integer("head_dim", default=usual, low=1, high=MOST_LENGTH)
+    if config.first(("head_dim",))[1] is None:
+        length = config.integer("hidden_size", "n_embd", low=heads, high=heads * MOST_LENGTH) // heads
+    else:
+        length = config.integer("head_dim", low=1, high=MOST_LENGTH)
     if heads * length > MOST_ROWS:
         raise config.error("head_dim", f"at most {MOST_ROWS} elements of {heads} heads", length)
     return length
