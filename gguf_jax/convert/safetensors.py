@@ -121,7 +121,7 @@ def _tensor(source: FileMap, start: int, name: str, entry: object) -> StoredTens
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise GGUFError(f"{where}: expected dtype, shape and data_offsets, found {shown(entry)}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in SIZES:
+    if not isinstance(dtype, str) or dtype not in SIZES:
         raise GGUFError(f"{where}: dtype: expected one of {', '.join(SIZES)}, found {shown(dtype)}")
     if not _are_counts(shape) or len(shape) > 8:
         raise GGUFError(f"{where}: shape: expected at most 8 lengths, found {shown(shape)}")
