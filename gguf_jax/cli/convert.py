@@ -21,7 +21,10 @@ def _option(panel: str, *names: str, help: str, metavar: str | None = None) -> A
 
 def convert(
     source: Annotated[
-        str, typer.Argument(metavar="HF_DIR", help="Folder with config.json and .safetensors files; or an adapter's.")
+        str,
+        typer.Argument(
+            metavar="HF_DIR", help="Folder with config.json and .safetensors files, or user/repo; or an adapter."
+        ),
     ],
     target: Annotated[str, typer.Argument(metavar="OUT", help="The GGUF file to write.")],
     file_type: Annotated[
@@ -71,6 +74,7 @@ def convert(
         _lora(source, target, base, file_type or "F32", tuple(ignore or ()), force, quiet)
         return
     from gguf_jax.convert.file import convert_folder
+    from gguf_jax.convert.pretrained import folder_of
     from gguf_jax.gguf.split import size_of
     from gguf_jax.gguf.text import printable
     from gguf_jax.quantization.partial import journal_of
@@ -79,7 +83,7 @@ def convert(
     shown = Shown(quiet)
     try:
         result = convert_folder(
-            source,
+            folder_of(source),
             target,
             file_type or "F16",
             ignore=tuple(ignore or ()),

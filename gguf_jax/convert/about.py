@@ -7,7 +7,6 @@ is told by the parts between its hyphens, as the peer's converter does, so that 
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -60,7 +59,7 @@ def general_metadata(
             known.setdefault(key, value)
     path = folder.config.get("_name_or_path")
     ids = [path] if isinstance(path, str) and path and path.count("/") <= 1 else []
-    for each in (*ids, os.path.basename(os.path.abspath(folder.path))):
+    for each in (*ids, folder.model_id):
         for key, value in told_by_name(each, parameters).items():
             known.setdefault(key, value)
     known.setdefault("size_label", size_label(shapes))

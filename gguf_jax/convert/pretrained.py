@@ -49,9 +49,7 @@ def from_pretrained(
         GGUFJaxError: there is no such folder or repository, or it cannot be downloaded.
         GGUFError: as `open_model` and `load`.
     """
-    folder = os.fsdecode(name)
-    if not os.path.isdir(folder):
-        folder = downloaded(folder, revision)
+    folder = folder_of(name, revision)
     if type is None:
         with open_model(folder, ignore=ignore, pre=pre) as file:
             return load(file, **options)
@@ -67,8 +65,15 @@ def from_pretrained(
     return load(target, **options)
 
 
-def downloaded(name: str, revision: str | None) -> str:
-    """The folder of a repository in the cache of huggingface_hub."""
+def folder_of(name: str | os.PathLike[str], revision: str | None = None) -> str:
+    """The folder itself, or that of a repository in the cache of huggingface_hub, downloaded if it is not there.
+
+    Raises:
+        GGUFJaxError: it is neither, or cannot be downloaded.
+    """
+    name = os.fsdecode(name)
+    if os.path.isdir(name):
+        return name
     if not REPOSITORY.fullmatch(name):
         raise GGUFJaxError(f"{printable(name)}: expected a folder with {CONFIG}, or user/name, found neither")
     import huggingface_hub

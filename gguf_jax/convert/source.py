@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -82,6 +83,13 @@ class HFFolder:
     config: Mapping[str, Any]
     tensors: Mapping[str, StoredTensor]
     paths: tuple[str, ...]
+
+    @property
+    def model_id(self) -> str:
+        """What the model is called: `user/name` in the cache of huggingface_hub, elsewhere the folder's name."""
+        path = os.path.abspath(self.path)
+        cached = re.search(r"models--([^/\\]+)--([^/\\]+)[/\\]snapshots[/\\][^/\\]+$", path)
+        return f"{cached[1]}/{cached[2]}" if cached else os.path.basename(path)
 
     def file(self, name: str) -> str:
         return os.path.join(self.path, name)

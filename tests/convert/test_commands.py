@@ -131,13 +131,21 @@ class TestFromPretrained:
 
         asked = []
 
+        place = folder / "models--user--Tiny-0.6M-Chat" / "snapshots" / "0123abcd"
+        write_folder(place, CONFIG, weights(SHAPES))
+
         def download(name, revision, allow_patterns):
             asked.append((name, revision))
-            return str(folder / "hf")
+            return str(place)
 
         monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
         assert gj.from_pretrained("user/repo", revision="v1").config.embedding_length == 256
-        assert asked == [("user/repo", "v1")]
+        run("convert", "user/repo", "a.gguf", "-q")
+        assert asked == [("user/repo", "v1"), ("user/repo", None)]
+        with gj.read("a.gguf") as file:
+            names = ("name", "organization", "basename", "size_label", "finetune")
+            found = [file.metadata[f"general.{name}"] for name in names]
+        assert found == ["Tiny 0.6M Chat", "User", "Tiny", "0.6M", "Chat"]
 
     def test_none_of_both(self, folder, monkeypatch):
         import huggingface_hub
