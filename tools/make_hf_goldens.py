@@ -54,6 +54,18 @@ LLAMA3 = dict(
 YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=64)
 SCALES = dict(attention_multiplier=0.3, embedding_multiplier=6.0, residual_multiplier=0.5, logits_scaling=4.0)
 EXPERTS = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=40)
+DEEPSEEK = dict(
+    **BASE | dict(num_key_value_heads=6),
+    kv_lora_rank=24,
+    qk_nope_head_dim=10,
+    qk_rope_head_dim=8,
+    v_head_dim=12,
+    n_routed_experts=6,
+    num_experts_per_tok=2,
+    n_shared_experts=2,
+    moe_intermediate_size=40,
+    first_k_dense_replace=1,
+)
 LONG = [1.0 + 0.1 * i for i in range(4)]
 
 # Name -> class of the configuration and what it is given; sizes are odd where a model lets them be.
@@ -138,6 +150,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         BASE
         | dict(head_dim=12)
         | dict(rope_parameters=YARN | dict(mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1)),
+    ),
+    "deepseek2": (
+        "DeepseekV2Config",
+        DEEPSEEK | dict(q_lora_rank=None, topk_method="greedy", norm_topk_prob=False, n_group=1, topk_group=1),
+    ),
+    "deepseek3": (
+        "DeepseekV3Config",
+        DEEPSEEK
+        | dict(q_lora_rank=20, n_group=2, topk_group=1, norm_topk_prob=True, routed_scaling_factor=2.5)
+        | dict(rope_parameters=YARN | dict(mscale=1.0, mscale_all_dim=1.0)),
     ),
     "command-r": ("CohereConfig", BASE | dict(use_qk_norm=True)),
     "cohere2": ("Cohere2Config", BASE | dict(num_hidden_layers=4, head_dim=8, sliding_window=9)),

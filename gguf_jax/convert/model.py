@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,6 +21,7 @@ from gguf_jax.convert.config import Config
 from gguf_jax.convert.encoders import pooling_metadata
 from gguf_jax.convert.families import family_of
 from gguf_jax.convert.family import BUFFERS, Family, Made, Names
+from gguf_jax.convert.keys import MOST_BLOCKS
 from gguf_jax.convert.rows import MXFP4, Array, Mapped, Rows
 from gguf_jax.convert.safetensors import StoredTensor
 from gguf_jax.convert.source import CONFIG, HFFolder, open_folder
@@ -178,6 +180,7 @@ def made_tensors(
         tied = stored.pop(head)  # one matrix, stored under either name or under both
         stored.setdefault(embedding, tied)
     stored = with_packed(folder, stored)
+    stored = {name: tensor for name, tensor in stored.items() if not is_behind(name, config)}
     mades, unknown = names.made(list(stored))
     unknown = [name for name in unknown if not any(fnmatchcase(name, pattern) for pattern in ignore)]
     if unknown:
@@ -212,6 +215,14 @@ def with_packed(folder: HFFolder, stored: Mapping[str, StoredTensor]) -> dict[st
         del found[name], found[scales.name]
         found[name.removesuffix(BLOCKS) + PACKED] = MXFP4(blocks, scales)
     return found
+
+
+def is_behind(name: str, config: Config) -> bool:
+    """Whether a tensor is of a block behind the model's, which predicts further tokens and is not part of the file."""
+    if not config.found.get("num_nextn_predict_layers"):
+        return False
+    block = re.search(r"\.layers\.(\d{1,6})\.", name)
+    return block is not None and int(block[1]) >= config.integer("num_hidden_layers", high=MOST_BLOCKS)
 
 
 def full_name(name: str, family: Family) -> str:

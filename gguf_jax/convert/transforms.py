@@ -205,6 +205,35 @@ class Deal:
 
 
 @dataclass(frozen=True)
+class LatentKV:
+    """DeepSeek's second projection of keys and values, `[heads * (key + value), rank]` of which every head's rows lie
+    together, as `attn_k_b [heads, rank, key]`, transposed, and `attn_v_b [heads, value, rank]`."""
+
+    heads: int
+    key: int
+    value: int
+
+    def forward(self, tensors: Sequence[Rows]) -> list[Rows]:
+        (tensor,) = tensors
+        rows, rank = (1, *tensor.shape)[-2:]
+        if rows != self.heads * (self.key + self.value):
+            expected = self.heads * (self.key + self.value)
+            raise ValueError(f"expected {expected} rows, found {rows} in {list(tensor.shape)}")
+        order = np.arange(rows).reshape(self.heads, self.key + self.value)
+        keys = Take(tensor, order[:, : self.key].reshape(-1), (self.heads, self.key, rank))
+        values = Take(tensor, order[:, self.key :].reshape(-1), (self.heads, self.value, rank))
+        return [Transposed(keys), values]
+
+    def inverse(self, tensors: Sequence[Rows]) -> list[Rows]:
+        keys, values = Transposed(tensors[0]), tensors[1]
+        first = np.arange(self.heads * self.key).reshape(self.heads, self.key)
+        second = first.size + np.arange(self.heads * self.value).reshape(self.heads, self.value)
+        order = np.concatenate([first, second], 1).reshape(-1)
+        rank = values.shape[-1]
+        return [Take(Concatenated((keys, values), (len(order), rank)), order, (len(order), rank))]
+
+
+@dataclass(frozen=True)
 class Chain:
     """One after the other."""
 

@@ -9,6 +9,7 @@ from gguf_jax.convert.rows import Array, count, whole
 from gguf_jax.convert.transforms import (
     Chain,
     Deal,
+    LatentKV,
     RowOrder,
     Same,
     Shift,
@@ -40,6 +41,7 @@ CASES = {
     "deal": (Deal(2), [(8, 5)]),
     "deal of several": (Deal(2), [(3, 8, 5)]),
     "deal of biases": (Deal(2, columns=True), [(3, 8)]),
+    "latent": (LatentKV(3, 4, 5), [(27, 6)]),
     "chain": (Chain((Transpose(), Split(2))), [(3, 5, 8)]),
 }
 

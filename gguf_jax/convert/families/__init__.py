@@ -8,6 +8,7 @@ from typing import Any
 
 from gguf_jax.convert.encoders import ENCODERS
 from gguf_jax.convert.families.cohere import COHERE2, COMMAND_R
+from gguf_jax.convert.families.deepseek import DEEPSEEK2, DEEPSEEK3
 from gguf_jax.convert.families.falcon import FALCON
 from gguf_jax.convert.families.gemma import GEMMA2_FAMILY, GEMMA3_FAMILY, GEMMA_FAMILY
 from gguf_jax.convert.families.gpt import GPT2, GPTNEOX
@@ -24,7 +25,7 @@ from gguf_jax.gguf.text import shown
 FAMILIES: tuple[Family, ...] = (
     LLAMA_FAMILY, MIXTRAL, MINISTRAL3, QWEN2, QWEN3, QWEN2MOE, QWEN3MOE, GEMMA_FAMILY, GEMMA2_FAMILY, GEMMA3_FAMILY,
     PHI3, GPT2, GPTNEOX, FALCON, STARCODER2, STABLELM, OLMO2, GRANITE, GRANITEMOE, GPT_OSS, COMMAND_R, COHERE2,
-    *ENCODERS, *MAMBAS,
+    DEEPSEEK2, DEEPSEEK3, *ENCODERS, *MAMBAS,
 )  # fmt: skip
 BY_CLASS = {name: family for family in FAMILIES for name in family.classes}
 
