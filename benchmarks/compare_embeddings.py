@@ -107,11 +107,12 @@ def main() -> None:
             model = gj.load(path)
             random = np.random.default_rng(0)
             texts = [random.integers(5, model.config.vocab_size, n).tolist() for n in LENGTHS]
-            for pooling in POOLINGS:
+            scored: tuple[Pooling, ...] = ("rank",) if model.head is not None and model.config.labels else ()
+            for pooling in (*POOLINGS, *scored):
                 ours = np.asarray(gj.embed(model, texts, pooling=pooling, normalize=False), np.float64)
                 try:
                     with server(arguments.peer, path, pooling) as address:
-                        theirs = np.stack([of_peer(address, text) for text in texts])
+                        theirs = np.stack([of_peer(address, text)[: ours.shape[1]] for text in texts])
                 except (RuntimeError, OSError) as error:
                     print(f"| {name} | {pooling} | {error} |", flush=True)
                     continue
