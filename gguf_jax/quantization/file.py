@@ -28,6 +28,8 @@ from gguf_jax.gguf import GGUFFile, read
 from gguf_jax.gguf.text import printable, shown
 from gguf_jax.quantization import chunks, recipe
 from gguf_jax.quantization.chunks import Chunk, Task, processed
+from gguf_jax.quantization.imatrix import Imatrix, imatrix_of
+from gguf_jax.quantization.imatrix_sums import ImatrixSums
 from gguf_jax.quantization.job import Job, Request, prepared
 from gguf_jax.quantization.partial import Entry, Partial
 from gguf_jax.quantization.recipe import Options
@@ -105,7 +107,7 @@ def quantize_file(
     target: str | os.PathLike[str],
     file_type: str | FileType,
     *,
-    imatrix: str | os.PathLike[str] | None = None,
+    imatrix: str | os.PathLike[str] | ImatrixSums | Imatrix | None = None,
     options: Options | None = None,
     include_weights: Sequence[str] = (),
     exclude_weights: Sequence[str] = (),
@@ -119,6 +121,7 @@ def quantize_file(
     force: bool = False,
     on_progress: Callable[[Progress], object] | None = None,
     on_warning: Callable[[str], object] | None = None,
+    **more: Any,
 ) -> Result:
     """Quantizes a GGUF file, to the same types, metadata and bytes as llama-quantize.
 
@@ -129,7 +132,7 @@ def quantize_file(
         source: the file, or any shard of a split model; or an open one, which stays open.
         target: the file to write; of several shards `NAME-00001-of-00003.gguf` for `NAME.gguf`.
         file_type: such as "Q4_K_M"; "COPY" changes no tensor. See `recipe.file_type_names()`.
-        imatrix: an importance matrix, of either format.
+        imatrix: an importance matrix: a file of either format, or what `collect_imatrix` found.
         options: which tensors get another type, which layers go, and whether what is quantized may be quantized again.
         include_weights, exclude_weights: use entries of the imatrix only where one of these is part of the name, or
             only where none is.
@@ -146,6 +149,8 @@ def quantize_file(
         force: replace a target that exists.
         on_progress: called after each chunk and each tensor, from the calling thread.
         on_warning: called with one line each.
+        more: fields of `Options`, in place of `options`: `allow_requantize=True`, `output_tensor_type="Q6_K"`,
+            `tensor_types={"ffn_down": "Q5_K"}`.
 
     Raises:
         GGUFJaxError: one line. Before anything is written: input and output are the same file; the output exists; a
@@ -156,8 +161,8 @@ def quantize_file(
     warn = on_warning or (lambda line: None)
     path = os.fsdecode(target)
     request = Request(
-        *chosen_type(file_type, options or Options()),
-        imatrix=None if imatrix is None else os.fsdecode(imatrix),
+        *chosen_type(file_type, chosen_options(options, more)),
+        imatrix=given(imatrix),
         include_weights=tuple(include_weights),
         exclude_weights=tuple(exclude_weights),
         overrides=dict(overrides or {}),
@@ -177,11 +182,39 @@ def quantize_file(
     return result
 
 
+def given(imatrix: str | os.PathLike[str] | ImatrixSums | Imatrix | None) -> str | Imatrix | None:
+    """An importance matrix as a `Request` has it."""
+    if isinstance(imatrix, ImatrixSums):
+        return imatrix_of(imatrix)
+    return imatrix if imatrix is None or isinstance(imatrix, Imatrix) else os.fsdecode(imatrix)
+
+
 def drafted(source: GGUFFile, request: Request, warn: Callable[[str], object]) -> tuple[Job, Result]:
     """What `quantize_file` would do, without doing it. Nothing but headers is read, so a remote file will do."""
     job = prepared(source, request, draft=True, warn=warn)
     tensors = tuple(result_of(job, index) for index in range(len(job.steps)))
     return job, Result((), request.file_type, tensors, 0.0)
+
+
+def chosen_options(options: Options | None, more: Mapping[str, Any]) -> Options:
+    """`Options` as they are, or of their fields, in which types may be names."""
+    fields = dict(more)
+    if options is not None and fields:
+        raise GGUFJaxError(f"options: expected either options or their fields, found both ({', '.join(fields)})")
+    known = [field.name for field in dataclasses.fields(Options)]
+    if unknown := [name for name in fields if name not in known]:
+        raise GGUFJaxError(f"options: expected fields among {', '.join(known)}, found {', '.join(unknown)}")
+    for name in ("output_tensor_type", "token_embedding_type"):
+        if isinstance(fields.get(name), str):
+            fields[name] = recipe.ggml_type(fields[name])
+    types = fields.get("tensor_types", ())
+    pairs = types.items() if isinstance(types, Mapping) else types
+    fields["tensor_types"] = tuple(
+        (pattern, recipe.ggml_type(type) if isinstance(type, str) else type) for pattern, type in pairs
+    )
+    if "prune_layers" in fields:
+        fields["prune_layers"] = frozenset(fields["prune_layers"])
+    return options or Options(**fields)
 
 
 def chosen_type(file_type: str | FileType, options: Options) -> tuple[FileType, Options]:

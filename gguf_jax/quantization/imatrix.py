@@ -17,7 +17,7 @@ from gguf_jax.errors import GGUFJaxError
 from gguf_jax.gguf import Typed, ValueType
 from gguf_jax.gguf.text import printable, shown
 from gguf_jax.quantization.imatrix_file import read_sums
-from gguf_jax.quantization.imatrix_sums import Sums
+from gguf_jax.quantization.imatrix_sums import ImatrixSums, Sums
 
 MAX_TEXT = 127
 """Bytes of a string that llama-quantize puts into the metadata of a model: what its C struct holds."""
@@ -34,7 +34,7 @@ class Imatrix:
         datasets: names of the texts that the activations are of.
         chunks: how many pieces of them were evaluated, 0 where the file does not say.
         chunk_size: tokens in a piece; None in the older format.
-        path: the file.
+        path: the file; empty where there is none.
     """
 
     entries: Mapping[str, np.ndarray]
@@ -85,10 +85,14 @@ def read_imatrix(path: str | os.PathLike[str]) -> Imatrix:
         GGUFError: the file cannot be read or is malformed, or an entry holds a number that no mean of squares can be;
             one line that names the file and the entry, with what was expected and what was found.
     """
-    found = read_sums(path)
-    mean = mean_of_calls if found.chunk_size is None else mean_squares
-    entries = {name: mean(sums) for name, sums in found.entries.items()}
-    return Imatrix(MappingProxyType(entries), found.datasets, found.chunks, found.chunk_size, found.path)
+    return imatrix_of(read_sums(path))
+
+
+def imatrix_of(sums: ImatrixSums) -> Imatrix:
+    """What `read_imatrix` would give of a file of these sums, which holds them as float32."""
+    mean = mean_of_calls if sums.chunk_size is None else mean_squares
+    entries = {name: mean(Sums(each.in_sum2.astype(np.float32), each.counts)) for name, each in sums.entries.items()}
+    return Imatrix(MappingProxyType(entries), sums.datasets, sums.chunks, sums.chunk_size, sums.path)
 
 
 def mean_squares(sums: Sums) -> np.ndarray:

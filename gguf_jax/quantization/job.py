@@ -41,7 +41,7 @@ class Request:
 
     file_type: FileType
     options: Options = DEFAULTS
-    imatrix: str | None = None
+    imatrix: str | Imatrix | None = None
     include_weights: tuple[str, ...] = ()
     exclude_weights: tuple[str, ...] = ()
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -195,9 +195,9 @@ def prepared(source: GGUFFile, request: Request, *, draft: bool, warn: Callable[
         shards = shards_of([task.nbytes for task in tasks], max_bytes=request.max_shard_size)
     lacking = [s.name for s, t in zip(steps, tasks, strict=True) if s.needs_imatrix and t.importance is None]
     if lacking and not draft:
+        path = importances.path if importances else ""
         raise GGUFJaxError(
-            f"imatrix {printable(request.imatrix or '')}: expected entries for {listed(lacking)}, which cannot be made "
-            f"without, found none; make one of this model with `llama-imatrix`"
+            f"imatrix {printable(path)}: expected entries for {listed(lacking)}, which cannot be made without, found none; make one of this model with `llama-imatrix`"
         )
     metadata = metadata_of(source, request, specs, importances)
     return Job(source, request, metadata, steps, tasks, shards, max(shards, default=0) + 1, lacking)
@@ -209,14 +209,14 @@ def chosen_entries(request: Request, warn: Callable[[str], object]) -> Imatrix |
         raise GGUFJaxError("expected one of --include-weights and --exclude-weights, found both")
     if request.imatrix is None:
         return None
-    found = read_imatrix(request.imatrix)
+    found = request.imatrix if isinstance(request.imatrix, Imatrix) else read_imatrix(request.imatrix)
     entries = dict(found.entries)
     if request.exclude_weights:
         entries = {name: e for name, e in entries.items() if not any(part in name for part in request.exclude_weights)}
     if request.include_weights:
         entries = {name: e for name, e in entries.items() if any(part in name for part in request.include_weights)}
     if not entries:
-        warn(f"imatrix {printable(request.imatrix)}: no entry is left, so none is used")
+        warn(f"imatrix {printable(found.path)}: no entry is left, so none is used")
         return None
     return dataclasses.replace(found, entries=entries)
 

@@ -36,7 +36,7 @@ def result_metadata(
 
     Args:
         tensors: those of the input.
-        imatrix_file: where importances came from; None if there are none.
+        imatrix_file: where importances came from, empty if from no file; None if there are none.
         imatrix_dataset: the first text that they were measured on, if it is known.
         imatrix_entries: how many tensors they are for.
         imatrix_chunks: how many pieces of text they were measured on; 0 if it is not known.
@@ -49,7 +49,8 @@ def result_metadata(
     }
     changes |= {key: None for key in ("split.no", "split.count", "split.tensors.count") if key in metadata}
     if imatrix_file is not None:
-        changes["quantize.imatrix.file"] = Typed(_shortened(imatrix_file), ValueType.STRING)
+        if imatrix_file:
+            changes["quantize.imatrix.file"] = Typed(_shortened(imatrix_file), ValueType.STRING)
         if imatrix_dataset is not None:
             changes["quantize.imatrix.dataset"] = Typed(_shortened(imatrix_dataset), ValueType.STRING)
         changes["quantize.imatrix.entries_count"] = Typed(imatrix_entries, ValueType.U32)

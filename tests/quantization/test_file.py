@@ -1,6 +1,7 @@
 """Quantizing a file: bytes, types and metadata are what the formats, the recipes and llama-quantize say (*exact*), for
 any chunks and workers (*property*)."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -15,6 +16,7 @@ from gguf_jax.gguf.split import groups_of, write_shards
 from gguf_jax.quantization import chunks
 from gguf_jax.quantization.file import quantize_file
 from gguf_jax.quantization.imatrix import read_imatrix
+from gguf_jax.quantization.imatrix_file import read_sums
 from gguf_jax.quantization.step import Options
 from tests.gguf.checks import one_line
 from tests.quantization.models import BFLOAT16, contents, encoded, leftovers, make, make_imatrix, metadata, tensors
@@ -248,3 +250,30 @@ def test_a_scale_that_is_not_finite_is_found_in_what_is_copied(tmp_path, type):
     quantize_file(source, tmp_path / "out.gguf", "COPY", allow_nonfinite=True)
     with read(tmp_path / "out.gguf") as after:
         np.testing.assert_array_equal(after.tensors["blk.0.ffn_gate.weight"].blocks(), blocks)
+
+
+def test_exact_an_importance_matrix_in_memory_is_that_of_its_file(model, tmp_path):
+    path = make_imatrix(tmp_path / "m.gguf")
+    quantize_file(model, tmp_path / "file.gguf", "Q4_K_M", imatrix=path)
+    sums = dataclasses.replace(read_sums(path), path="")
+    for name, given in (("sums", sums), ("means", dataclasses.replace(read_imatrix(path), path=""))):
+        quantize_file(model, tmp_path / f"{name}.gguf", "Q4_K_M", imatrix=given)
+        (keys, expected), (others, found) = (contents(tmp_path / f"{each}.gguf") for each in ("file", name))
+        assert found == expected
+        assert others == [each for each in keys if each[0] != "quantize.imatrix.file"]
+
+
+def test_exact_fields_of_options_may_be_given_by_themselves(model, tmp_path):
+    chosen = Options(output_tensor_type=GGMLType.Q8_0, tensor_types=(("ffn_down", GGMLType.Q5_K),))
+    quantize_file(model, tmp_path / "a.gguf", "Q4_K_M", options=chosen)
+    named = dict(output_tensor_type="q8_0", tensor_types={"ffn_down": "Q5_K"})
+    quantize_file(model, tmp_path / "b.gguf", "Q4_K_M", **named)
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+    for options, message in [
+        (dict(options=chosen, pure=True), "expected either options or their fields, found both (pure)"),
+        (dict(requantize=True), "expected fields among pure, "),
+        (dict(tensor_types={"x": "Q9"}), "type: expected one of"),
+    ]:
+        with pytest.raises(GGUFJaxError) as error:
+            quantize_file(model, tmp_path / "c.gguf", "Q4_K_M", **options)
+        assert message in one_line(error)
