@@ -197,8 +197,8 @@ def prepared(source: GGUFFile, request: Request, *, draft: bool, warn: Callable[
     if lacking and not draft:
         path = importances.path if importances else ""
         raise GGUFJaxError(
-            f"imatrix {printable(path)}: expected entries for {listed(lacking)}, which cannot be made without, found none; "
-            "make one of this model with `gguf-jax imatrix`"
+            f"imatrix {printable(path)}: expected entries for {listed(lacking)}, which cannot be made without, found "
+            "none; make one of this model with `gguf-jax imatrix`"
         )
     metadata = metadata_of(source, request, specs, importances)
     return Job(source, request, metadata, steps, tasks, shards, max(shards, default=0) + 1, lacking)
