@@ -1,16 +1,9 @@
-"""How fast single ops are: every op, type, shape, implementation and precision, beside the machine's measured limits.
-
-A weight is multiplied once a token and evicts itself from the caches before its turn comes again. So a program runs the
-op on copies of the weight that together exceed the caches, one after the other: each call's x depends on the call
-before, else XLA would run them at the same time.
-"""
+"""How fast single ops are: every op, type, shape, implementation and precision, beside the machine's limits."""
 
 from __future__ import annotations
 
 import fnmatch
-import math
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gguf_jax import ops
-from gguf_jax.bench.limits import Limits, measure
-from gguf_jax.bench.random_weights import random_blocks
-from gguf_jax.errors import GGUFJaxError, Unsupported
+from gguf_jax.bench.limits import Limits
+from gguf_jax.bench.timed import TINY, blocks_of, limits_now, lookup_seconds, normal, seconds_of, weight_of
+from gguf_jax.errors import GGUFJaxError
 from gguf_jax.formats import FORMATS
 from gguf_jax.formats.ggml_type import GGMLType
 from gguf_jax.nn import kv_cache
@@ -32,6 +25,8 @@ from gguf_jax.ops.attention import shapes as attention_shapes
 from gguf_jax.ops.attention.api import IMPLEMENTATIONS as ATTENTION
 from gguf_jax.ops.encode import shapes as encode_shapes
 from gguf_jax.ops.encode.api import IMPLEMENTATIONS as ENCODE
+from gguf_jax.ops.grouped_linear import shapes as grouped_shapes
+from gguf_jax.ops.grouped_linear.api import IMPLEMENTATIONS as GROUPED_LINEAR
 from gguf_jax.ops.linear import shapes as linear_shapes
 from gguf_jax.ops.linear.api import IMPLEMENTATIONS as LINEAR
 from gguf_jax.ops.rms_norm import shapes as rms_norm_shapes
@@ -40,17 +35,7 @@ from gguf_jax.ops.rotate import shapes as rotate_shapes
 from gguf_jax.ops.rotate.api import IMPLEMENTATIONS as ROTATE
 from gguf_jax.ops.take_rows import shapes as take_rows_shapes
 from gguf_jax.ops.take_rows.api import IMPLEMENTATIONS as TAKE_ROWS
-from gguf_jax.quantized_array import FLOATS, QuantizedArray, Weight
-
-COLD_BYTES = 1 << 28
-"""Of all copies together, where that are not more than `MOST_COPIES`."""
-
-MOST_COPIES = 32
-LOOKUPS = 16
-"""In one program, since a single one takes less time than calling it."""
-
-TINY = 1e-30
-"""What a result counts for in the next call's x: enough for XLA to wait, nothing in float32."""
+from gguf_jax.quantized_array import FLOATS, Weight
 
 
 @dataclass(frozen=True)
@@ -108,7 +93,7 @@ class Chosen:
         Raises:
             GGUFJaxError: something is named that there is not.
         """
-        implementations = {*LINEAR, *ATTENTION, *TAKE_ROWS, *RMS_NORM, *ROTATE, *ENCODE}
+        implementations = {*LINEAR, *GROUPED_LINEAR, *ATTENTION, *TAKE_ROWS, *RMS_NORM, *ROTATE, *ENCODE}
         types = [type.name for type in GGMLType if type in FORMATS]
         for option, values, known in (
             ("--op", self.ops, list(OPS)),
@@ -156,19 +141,19 @@ def _linear(
             if shape.inputs % FORMATS[type].block_size:
                 continue
             on_case(f"{op} {type.name} {shape_name}: making weights")
-            blocks = [_blocks(type, outputs, shape.inputs) for outputs in shape.outputs]
+            blocks = [blocks_of(type, outputs, columns=shape.inputs) for outputs in shape.outputs]
             nbytes = sum(each.nbytes for each in blocks)
             for name in chosen.of_implementations(list(LINEAR)):
-                weights = [_weight(each, type, name) for each in blocks]
+                weights = [weight_of(each, type, name) for each in blocks]
                 for precision in chosen.precisions:
                     call = partial(call_of, precision=precision, implementation=name)
                     for rows in chosen.rows or shape.rows:
                         on_case(f"{op} {type.name} {shape_name} rows {rows} {name} {precision}")
-                        seconds = _seconds(call, _normal(rows, shape.inputs), weights, nbytes, chosen.seconds)
+                        seconds = seconds_of(call, normal(rows, shape.inputs), weights, nbytes, chosen.seconds)
                         if seconds is not None:
                             operations = 2.0 * rows * sum(shape.outputs) * shape.inputs
                             case = op, type.name, shape_name, rows, name, precision
-                            yield Timing(*case, seconds, nbytes, operations, _limits())
+                            yield Timing(*case, seconds, nbytes, operations, limits_now())
 
 
 def _linears(x: jax.Array, weights: list[Weight], **options: Any) -> jax.Array:
@@ -177,6 +162,38 @@ def _linears(x: jax.Array, weights: list[Weight], **options: Any) -> jax.Array:
 
 def _gated_linear(x: jax.Array, weights: list[Weight], **options: Any) -> jax.Array:
     return ops.gated_linear(x, *weights, **options)
+
+
+def grouped_linear(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing]:
+    """Call after call with other experts, until all have had their turn."""
+    for shape_name, s in chosen.of_shapes(grouped_shapes.SHAPES):
+        for type in chosen.of_types(WEIGHT_TYPES):
+            if s.inputs % FORMATS[type].block_size:
+                continue
+            on_case(f"grouped_linear {type.name} {shape_name}: making weights")
+            blocks = blocks_of(type, s.count, s.outputs, columns=s.inputs)
+            turns = -(-s.count // s.used)
+            cases = product(chosen.of_implementations(list(GROUPED_LINEAR)), chosen.precisions, chosen.rows or s.rows)
+            for name, precision, rows in cases:
+                on_case(f"grouped_linear {type.name} {shape_name} rows {rows} {name} {precision}")
+                rng = np.random.default_rng(0)
+                experts = np.array([[rng.permutation(s.count)[: s.used] for _ in range(rows)] for _ in range(turns)])
+
+                def call(x: jax.Array, each: Any, options: Any = (name, precision)) -> jax.Array:
+                    w, experts = each
+                    y = jnp.float32(0)
+                    for one in experts:
+                        x = x.at[0, 0].add(TINY * jnp.ravel(y)[0])
+                        y = ops.grouped_linear(x, w, one, implementation=options[0], precision=options[1])
+                    return y
+
+                weight = weight_of(blocks, type, name), jnp.asarray(experts, jnp.int32)
+                seconds = seconds_of(call, normal(rows, s.inputs), weight, blocks.nbytes, chosen.seconds)
+                if seconds is not None:
+                    met = statistics.fmean(len(np.unique(each)) for each in experts)
+                    operations = 2.0 * rows * s.used * s.outputs * s.inputs
+                    case = "grouped_linear", type.name, shape_name, rows, name, precision
+                    yield Timing(*case, seconds / turns, blocks.nbytes * met / s.count, operations, limits_now())
 
 
 linear = partial(_linear, "linear", _linears, linear_shapes.SHAPES)
@@ -189,7 +206,7 @@ def attention(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing
         for type in chosen.of_types(list(kv_cache.CACHE_TYPES.values())):
             if s.depth % FORMATS[type].block_size:
                 continue
-            rows = [_normal(1, s.span, s.groups, s.depth, seed=seed) for seed in (1, 2)]
+            rows = [normal(1, s.span, s.groups, s.depth, seed=seed) for seed in (1, 2)]
             filled = jnp.arange(s.span, dtype=jnp.int32)[None]
             cache = [kv_cache.write(kv_cache.buffer(type, 1, s.groups, s.span, s.depth), each, filled) for each in rows]
             nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves(cache))
@@ -201,13 +218,13 @@ def attention(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing
                 def call(q: jax.Array, kv: Any, s: Any = s, positions: Any = positions, **options: Any) -> jax.Array:
                     return ops.attention(q, kv[0], kv[1], positions, scale=s.depth**-0.5, span=s.span, **options)
 
-                q = _normal(1, s.queries, s.heads, s.depth)
+                q = normal(1, s.queries, s.heads, s.depth)
                 chosen_call = partial(call, precision=precision, implementation=name)
-                seconds = _seconds(chosen_call, q, cache, nbytes, chosen.seconds)
+                seconds = seconds_of(chosen_call, q, cache, nbytes, chosen.seconds)
                 if seconds is not None:
                     operations = 4.0 * s.heads * s.depth * seen
                     case = "attention", type.name, shape_name, s.queries, name, precision
-                    yield Timing(*case, seconds, nbytes, operations, _limits())
+                    yield Timing(*case, seconds, nbytes, operations, limits_now())
 
 
 def take_rows(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing]:
@@ -217,29 +234,29 @@ def take_rows(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing
             if shape.width % form.block_size:
                 continue
             on_case(f"take_rows {type.name} {shape_name}: making a table")
-            w = _weight(_blocks(type, shape.entries, shape.width), type, "xla")  # tables are not prepared
+            w = weight_of(blocks_of(type, shape.entries, columns=shape.width), type, "xla")  # tables are not prepared
             for name in chosen.of_implementations(list(TAKE_ROWS)):
                 for rows in chosen.rows or shape.rows:
                     on_case(f"take_rows {type.name} {shape_name} rows {rows} {name}")
-                    seconds = _lookup_seconds(w, rows, name, chosen.seconds)
+                    seconds = lookup_seconds(w, rows, name, chosen.seconds)
                     if seconds is not None:
                         nbytes = rows * form.row_bytes(shape.width)
                         case = "take_rows", type.name, shape_name, rows, name, "exact"
-                        yield Timing(*case, seconds, nbytes, 0.0, _limits())
+                        yield Timing(*case, seconds, nbytes, 0.0, limits_now())
 
 
 def rms_norm(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing]:
     for shape_name, shape in chosen.of_shapes(rms_norm_shapes.SHAPES):
-        weight = _normal(shape.features)
+        weight = normal(shape.features)
         for name, rows in product(chosen.of_implementations(list(RMS_NORM)), chosen.rows or shape.rows):
             on_case(f"rms_norm {shape_name} rows {rows} {name}")
-            x = _normal(rows, shape.features)
-            seconds = _seconds(
+            x = normal(rows, shape.features)
+            seconds = seconds_of(
                 partial(ops.rms_norm, eps=1e-6, implementation=name), x, weight, x.nbytes, chosen.seconds
             )
             if seconds is not None:  # read and written; a square and its sum, two products
                 case = "rms_norm", "F32", shape_name, rows, name, "exact"
-                yield Timing(*case, seconds, 2 * x.nbytes, 4.0 * x.size, _limits())
+                yield Timing(*case, seconds, 2 * x.nbytes, 4.0 * x.size, limits_now())
 
 
 def rotate(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing]:
@@ -247,18 +264,18 @@ def rotate(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing]:
         for name, rows in product(chosen.of_implementations(list(ROTATE)), chosen.rows or shape.rows):
             on_case(f"rotate {shape_name} rows {rows} {name}")
             query_heads, heads = shape.heads
-            x = _normal(1, rows, query_heads + heads, shape.depth)
-            angles = [_normal(1, rows, shape.depth // 2, seed=seed) for seed in (1, 2)]
+            x = normal(1, rows, query_heads + heads, shape.depth)
+            angles = [normal(1, rows, shape.depth // 2, seed=seed) for seed in (1, 2)]
 
             def call(x: jax.Array, angles: Any, split: int = query_heads, name: str = name) -> jax.Array:
                 both = [x[:, :, :split], x[:, :, split:]]
                 turned = ops.rotate(both, *angles, interleaved=False, implementation=name)
                 return jnp.concatenate(turned, axis=2)
 
-            seconds = _seconds(call, x, angles, x.nbytes, chosen.seconds)
+            seconds = seconds_of(call, x, angles, x.nbytes, chosen.seconds)
             if seconds is not None:
                 case = "rotate", "F32", shape_name, rows, name, "exact"
-                yield Timing(*case, seconds, 2 * x.nbytes, 3.0 * x.size, _limits())
+                yield Timing(*case, seconds, 2 * x.nbytes, 3.0 * x.size, limits_now())
 
 
 def encode(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing]:
@@ -267,7 +284,7 @@ def encode(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing]:
         for type in chosen.of_types([type for type, form in FORMATS.items() if form.encode and form.is_quantized]):
             if shape.columns % FORMATS[type].block_size:
                 continue
-            importance = jnp.square(_normal(shape.columns, seed=1))
+            importance = jnp.square(normal(shape.columns, seed=1))
             for name, rows in product(chosen.of_implementations(list(ENCODE)), chosen.rows or shape.rows):
                 on_case(f"encode {type.name} {shape_name} rows {rows} {name}")
 
@@ -275,17 +292,18 @@ def encode(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[Timing]:
                     planes = ops.encode(x, type, weights, implementation=name).planes
                     return jnp.concatenate([plane.astype(jnp.float32) for plane in planes.values()], axis=-1)
 
-                x = _normal(rows, shape.columns)
-                seconds = _seconds(call, x, importance, x.nbytes, chosen.seconds)
+                x = normal(rows, shape.columns)
+                seconds = seconds_of(call, x, importance, x.nbytes, chosen.seconds)
                 if seconds is not None:
                     case = "encode", type.name, shape_name, rows, name, "exact"
-                    yield Timing(*case, seconds, x.nbytes, 0.0, _limits())
+                    yield Timing(*case, seconds, x.nbytes, 0.0, limits_now())
 
 
 OPS = {
     "linear": linear,
     "linears": linears,
     "gated_linear": gated_linear,
+    "grouped_linear": grouped_linear,
     "attention": attention,
     "take_rows": take_rows,
     "rms_norm": rms_norm,
@@ -296,6 +314,7 @@ SHAPES = {
     **linear_shapes.SHAPES,
     **linear_shapes.TOGETHER,
     **linear_shapes.GATED,
+    **grouped_shapes.SHAPES,
     **attention_shapes.SHAPES,
     **take_rows_shapes.SHAPES,
     **rms_norm_shapes.SHAPES,
@@ -303,95 +322,3 @@ SHAPES = {
     **encode_shapes.SHAPES,
 }
 WEIGHT_TYPES = [type for type, form in FORMATS.items() if form.is_quantized or type in FLOATS]
-
-
-def _blocks(type: GGMLType, rows: int, columns: int) -> np.ndarray:
-    """Random bytes of a weight, uint8 `[rows, row_bytes]`."""
-    form = FORMATS[type]
-    made = random_blocks(form, rows * (columns // form.block_size), np.random.default_rng(0))
-    return made.reshape(rows, form.row_bytes(columns))
-
-
-def _weight(blocks: np.ndarray, type: GGMLType, implementation: str) -> Weight:
-    """As loading would hand it to this implementation."""
-    if type in FLOATS:
-        return jnp.asarray(blocks.view(FLOATS[type]))
-    # the definition alone does without a layout of its own
-    made = QuantizedArray.from_blocks(blocks, type) if implementation == "xla" else ops.prepare_blocks(blocks, type)
-    return jax.tree.map(jnp.asarray, made)
-
-
-def _normal(*shape: int, seed: int = 0) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
-
-
-def _seconds(
-    call: Callable[[jax.Array, Any], jax.Array], x: jax.Array, weight: Any, nbytes: int, budget: float
-) -> float | None:
-    """Median seconds of `call(x, weight)`; None where the implementation does not take the case."""
-
-    @jax.jit
-    def program(x: jax.Array, weights: list[Any]) -> tuple[jax.Array, jax.Array]:
-        first, used = (0,) * x.ndim, jnp.float32(0)
-        for each in weights:
-            y = call(x, each)
-            x = x.at[first].add(TINY * y.ravel()[0])
-            used = used + _all_of(y)
-        return x, used
-
-    try:
-        single = _median(program, x, [weight], budget=0)
-    except Unsupported:
-        return None
-    copies = min(MOST_COPIES, math.ceil(COLD_BYTES / nbytes), max(1, math.ceil(budget / single)))
-    if copies == 1:
-        return _median(program, x, [weight], budget=budget)
-    weights = [weight, *(jax.tree.map(jnp.copy, weight) for _ in range(copies - 1))]
-    return _median(program, x, weights, budget=budget) / copies
-
-
-def _lookup_seconds(w: Weight, rows: int, implementation: str, budget: float) -> float | None:
-    entries = w.shape[0]
-
-    @jax.jit
-    def program(ids: jax.Array, w: Weight) -> tuple[jax.Array, jax.Array]:
-        used = jnp.float32(0)
-        for _ in range(LOOKUPS):
-            found = ops.take_rows(w, ids, implementation=implementation)
-            ids = (ids * 31 + 17 + (TINY * found[0, 0]).astype(jnp.int32)) % entries
-            used = used + _all_of(found)
-        return ids, used
-
-    ids = jnp.asarray(np.random.default_rng(0).integers(entries, size=rows), jnp.int32)
-    try:
-        return _median(program, ids, w, budget=budget) / LOOKUPS
-    except Unsupported:
-        return None
-
-
-def _all_of(y: jax.Array) -> jax.Array:
-    """Sums over all axes but the last. What nobody uses XLA would not compute."""
-    return y.reshape(-1, y.shape[-1]).sum(axis=0)
-
-
-def _median(program: Callable[..., Any], *args: Any, budget: float) -> float:
-    """Of calls for `budget` seconds, at least one, after one that compiles."""
-    jax.block_until_ready(program(*args))
-    times, end = [], time.perf_counter() + budget
-    while not times or time.perf_counter() < end:
-        start = time.perf_counter()
-        jax.block_until_ready(program(*args))
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-_measured: tuple[float, Limits] | None = None
-
-
-def _limits() -> Limits:
-    """The machine's limits, measured again where that was more than ten seconds ago."""
-    global _measured
-    if _measured is None or time.monotonic() - _measured[0] > 10:
-        limits = measure()
-        _measured = time.monotonic(), limits
-    return _measured[1]

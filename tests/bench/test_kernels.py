@@ -33,7 +33,7 @@ def test_small_shapes_must_be_asked_for():
     [
         (
             Chosen(ops=["conv"]),
-            "--op: expected one of linear, linears, gated_linear, attention, take_rows, rms_norm, rotate, encode, ",
+            "--op: expected one of linear, linears, gated_linear, grouped_linear, attention, take_rows, rms_norm, ",
         ),
         (Chosen(types=["Q9_9"]), "--type: expected one of F32,"),
         (Chosen(implementations=["cuda"]), "--implementation: expected one of "),
