@@ -1,5 +1,8 @@
 """Mamba and Mamba 2: what a file says, what it computes at once and token by token, and generation with its states."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -71,11 +74,22 @@ def test_property_chunks_with_padding_are_the_whole(name):
 
 
 def greedy(model, prompt, count):
-    """Argmax of whole sequences, again and again."""
-    ids = list(prompt)
+    """Argmax of whole sequences, again and again, in one program for all lengths."""
+    ids, size = list(prompt), 64
     for _ in range(count):
-        ids.append(int(np.asarray(model(np.array([ids])))[0, -1].argmax()))
+        tokens = np.zeros((1, size), np.int32)
+        tokens[0, : len(ids)] = ids
+        logits = _padded(*nnx.split(model), tokens, np.int32(len(ids)))
+        ids.append(int(np.asarray(logits).argmax()))
     return ids[len(prompt) :]
+
+
+@partial(jax.jit, static_argnums=0)
+def _padded(graphdef, state, tokens, length):
+    model = nnx.merge(graphdef, state)
+    at = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+    hidden, _ = model.hidden(tokens, jnp.where(at < length, at, -1))
+    return model.logits(hidden[0, length - 1])
 
 
 @pytest.mark.parametrize("name", ["mamba", "mamba2"])
@@ -99,6 +113,29 @@ def test_generation_is_that_of_whole_sequences(name):
     assert generated([[*more, 5]], 4)[0] == greedy(model, [*more, 5], 4)
     assert generated([other], 4)[0] == greedy(model, other, 4)
     assert generated([first, other], 5) == [greedy(model, first, 5), greedy(model, other, 5)]
+
+
+def test_slots_of_a_scheduler_keep_their_states():
+    from gguf_jax.generation.scheduler import Scheduler
+
+    model = small_mamba(MAMBAS["mamba2"].make())
+    scheduler = Scheduler(model, slots=2, ctx_size=64, batch_size=16, precision="exact")
+    prompts = [TOKENS, TOKENS[:4], TOKENS[3:9]]
+    requests = [scheduler.add(prompt, SamplingParams.greedy(), max_tokens=4 + i) for i, prompt in enumerate(prompts)]
+    while scheduler.busy:
+        scheduler.step()
+    for i, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
+        assert request.tokens == greedy(model, prompt, 4 + i)
+    # the last of them goes on in the slot that it has left; a prompt that only begins like another's is run as a whole
+    follow = [*prompts[2], *requests[2].tokens, 5]
+    again, other = (
+        scheduler.add(prompt, SamplingParams.greedy(), max_tokens=3) for prompt in (follow, [*prompts[2][:3], 5])
+    )
+    while scheduler.busy:
+        scheduler.step()
+    assert (again.reused, other.reused) == (len(follow) - 2, 0)
+    assert again.tokens == greedy(model, follow, 3)
+    assert other.tokens == greedy(model, [*prompts[2][:3], 5], 3)
 
 
 def test_a_file_comes_back(tmp_path):
