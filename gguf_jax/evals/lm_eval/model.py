@@ -27,7 +27,7 @@ from gguf_jax.evals.continuations import Pair, Score, scored_continuations
 from gguf_jax.evals.lm_eval.requests import Generation, fitted, generation, parted, prompt_room, up_to_message
 from gguf_jax.evals.windows import BATCH_TOKENS, bos_of
 from gguf_jax.generation import Engine, pieces
-from gguf_jax.generation.engine import DEFAULT_CONTEXT
+from gguf_jax.generation.setting import DEFAULT_CONTEXT
 from gguf_jax.gguf.text import shown
 from gguf_jax.models import Decoder
 from gguf_jax.nn.kv_cache import CacheType, cache_types
