@@ -61,7 +61,11 @@ def bench(
     progress: Annotated[bool, typer.Option("--progress", help="A line on stderr for each step.")] = False,
     kernels: Annotated[bool, _kernel("--kernels", help="Time ops instead of models.")] = False,
     ops: Annotated[
-        Texts, _kernel("--op", help="linear, linears, gated_linear, attention, take_rows, rms_norm, rotate. [all]")
+        Texts,
+        _kernel(
+            "--op",
+            help="linear, linears, gated_linear, grouped_linear, attention, take_rows, rms_norm, rotate, encode. [all]",
+        ),
     ] = None,
     types: Annotated[Texts, _kernel("--type", help="ggml types of weights and caches. [all]")] = None,
     shapes: Annotated[Texts, _kernel("--shape", help="Names or patterns, such as 'qwen2-1.5b.*'. [all]")] = None,

@@ -10,7 +10,7 @@ from typing import Any
 
 from gguf_jax.cli.output import write
 
-WIDTHS = {"op": -9, "type": -8, "shape": -24, "rows": 5, "implementation": -14, "precision": -9}
+WIDTHS = {"op": -14, "type": -8, "shape": -27, "rows": 5, "implementation": -14, "precision": -9}
 MARKDOWN = (*WIDTHS, "median_us", "gb_per_s", "gflop_per_s", "share_of_limit")
 
 
