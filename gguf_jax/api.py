@@ -39,6 +39,8 @@ def load(
 ) -> Decoder:
     """The model of a GGUF file: weights packed as in the file, with `.config`, `.metadata` and `.tokenizer`.
 
+    Of an encoder's file it is an `Encoder`, which `embed` takes, and which has no logits.
+
     Args:
         file: a path or an open file; default: the bundled model.
         cache_type: what generation keeps keys and values as, or a pair of them: f32, f16, bf16, q8_0 or q4_0.

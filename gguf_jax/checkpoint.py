@@ -46,7 +46,8 @@ def load(
         on_tensor: called with each tensor's name and bytes once it is in place.
 
     Returns:
-        a `Decoder`, with the file's `metadata` on it. F32, F16 and BF16 tensors are `nnx.Param`s of that dtype, packed
+        the class that `ARCHITECTURES` names (`Decoder`, or `Encoder`, `T5Encoder` and `Mamba`, which answer to what
+        they can), with the file's `metadata` on it. F32, F16 and BF16 tensors are `nnx.Param`s of that dtype, packed
         ones `PackedParam`s.
 
     Raises:
