@@ -127,6 +127,11 @@ ROPE_KEYS = {
     "llama3": frozenset({"factor", "low_freq_factor", "high_freq_factor"}),
     "longrope": frozenset({"long_factor", "short_factor", "factor", "attention_factor"}),
 }
+ROPE_NUMBERS = frozenset({
+    "factor", "rope_theta", "partial_rotary_factor", "attention_factor", "beta_fast", "beta_slow", "mscale",
+    "mscale_all_dim", "low_freq_factor", "high_freq_factor", "llama_4_scaling_beta",
+})  # fmt: skip
+MAY_BE_0 = frozenset({"mscale", "mscale_all_dim", "llama_4_scaling_beta"})
 ALL_ROPE_KEYS = frozenset({"rope_type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"})
 """Of every kind of RoPE; the original length is what a factor is of, and is in configs of the others too."""
 
@@ -137,15 +142,18 @@ def checked_rope(config: Config, kind: str = "full_attention") -> Values:
     if section["rope_type"] == "su":
         section["rope_type"] = "longrope"
     name = section["rope_type"]
-    if name not in ROPE_KEYS:
+    if not isinstance(name, str) or name not in ROPE_KEYS:
         raise config.error("rope_type", ", ".join(ROPE_KEYS), name)
     for key, value in section.items():
         if key not in ROPE_KEYS[name] | ALL_ROPE_KEYS:
             raise config.error(f"rope_parameters.{key}", f"no such key for rope_type {name}", value)
-    for key in ("factor", "rope_theta", "partial_rotary_factor", "attention_factor", "beta_fast", "beta_slow"):
-        value = section.get(key, 1.0)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e15:
-            raise config.error(f"rope_parameters.{key}", "a number above 0", value)
+    for key in ROPE_NUMBERS & section.keys():
+        value, low = section[key], 0.0 if key in MAY_BE_0 else 1e-15
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < 1e15:
+            raise config.error(f"rope_parameters.{key}", f"a number {'of at least' if not low else 'above'} 0", value)
+    original = section.get("original_max_position_embeddings", 1)
+    if type(original) is not int or not 1 <= original <= MOST:
+        raise config.error("rope_parameters.original_max_position_embeddings", "an integer of at least 1", original)
     return section
 
 
@@ -204,7 +212,7 @@ def without_usual_base(values: Values) -> Values:
 
 def rotated(config: Config) -> int:
     """How many elements of a head RoPE turns."""
-    return int(rope_section(config).get("partial_rotary_factor", 1.0) * head_length(config))
+    return int(checked_rope(config).get("partial_rotary_factor", 1.0) * head_length(config))
 
 
 def llama3_factors(config: Config) -> np.ndarray | None:
@@ -212,10 +220,6 @@ def llama3_factors(config: Config) -> np.ndarray | None:
     section = checked_rope(config)
     if section["rope_type"] != "llama3":
         return None
-    for key in ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings"):
-        value = section.get(key, 1)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
-            raise config.error(f"rope_parameters.{key}", "a number above 0", value)
     return factors_of(section, head_length(config))
 
 
@@ -259,8 +263,8 @@ def windows(config: Config, *, every: int | None, name: str = "sliding_window", 
     found: Values = {"attention.sliding_window": config.integer(name)}
     if kinds is not None:
         blocks = config.integer("num_hidden_layers", high=MOST_BLOCKS)
-        if not isinstance(kinds, list) or len(kinds) != blocks or not set(kinds) <= LAYER_TYPES:
-            raise config.error("layer_types", f"{blocks} of {', '.join(sorted(LAYER_TYPES))}", kinds)
+        if not isinstance(kinds, list) or len(kinds) != blocks or not all(kind in LAYER_TYPES for kind in kinds):
+            raise config.error("layer_types", f"{blocks} of {', '.join(LAYER_TYPES)}", kinds)
         slides = [kind == "sliding_attention" for kind in kinds]
         if not any(slides):
             return {}
@@ -269,7 +273,7 @@ def windows(config: Config, *, every: int | None, name: str = "sliding_window", 
     return found
 
 
-LAYER_TYPES = frozenset({"sliding_attention", "full_attention"})
+LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 def exported(metadata: Mapping[str, Any], architecture: str) -> Values:

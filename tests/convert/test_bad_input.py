@@ -172,6 +172,7 @@ class TestSafetensors:
             ({"a": entry(shape=(1 << 61, 1 << 61))}, "'a': data_offsets: expected"),
             ({"a": entry(shape=(-1, 3))}, "'a': shape: expected at most 8 lengths"),
             ({"a": entry(dtype="Q9")}, "'a': dtype: expected one of F64"),
+            ({"a": entry(dtype=[1])}, "'a': dtype: expected one of F64"),
             ({"a": entry(), "b": entry()}, "'b': expected data of its own, found another tensor's"),
             ({"a": {"dtype": "F32"}}, "'a': expected dtype, shape and data_offsets"),
             ({"a": entry(offsets=(0.0, 24.0))}, "'a': data_offsets: expected two offsets"),

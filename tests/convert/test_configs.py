@@ -10,6 +10,8 @@ import pytest
 
 from gguf_jax.convert.config import Config
 from gguf_jax.convert.families import family_of
+from gguf_jax.errors import GGUFJaxError
+from tests.convert.folders import MODELS
 
 PLAIN = dict(
     attention_dropout=0.0, bos_token_id=1, eos_token_id=2, initializer_range=0.02, torch_dtype="bfloat16",
@@ -268,3 +270,32 @@ def test_a_published_config_is_known(name):
     config.check_all_known(())
     assert {key: found.get(key) for key in expected} == expected
     assert found["block_count"] == values.get("text_config", values).get("num_hidden_layers", values.get("n_layer"))
+
+
+HOSTILE = ("x", [], {}, -1, 0, 1.5, True, 1 << 40, [1], {"a": [1]}, float("nan"), [[]], ["x"])
+
+
+def spoiled(values: dict[str, Any]):
+    """A config with one value after the other that it should not have, those of sections too."""
+    for key, value in values.items():
+        for bad in HOSTILE:
+            yield f"{key} = {bad}", {**values, key: bad}
+        if isinstance(value, dict):
+            for inner, changed in spoiled(value):
+                yield f"{key}.{inner}", {**values, key: changed}
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_property_whatever_a_key_holds_the_error_is_one_of_ours(name):
+    for what, values in spoiled(MODELS[name]["config"]):
+        try:
+            family = family_of(values, "config.json")
+            config = Config(values, family.defaults, "config.json")
+            family.metadata(config)
+            family.transforms(config)
+            family.tensors(config)
+            config.check_all_known(())
+        except GGUFJaxError:
+            continue
+        except Exception as error:
+            pytest.fail(f"{what}: {error!r}")

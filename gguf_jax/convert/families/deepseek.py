@@ -56,7 +56,7 @@ def _deepseek(config: Config, gating: int) -> Values:
     size = _sizes(config)
     rank, rope = size["kv_lora_rank"], size["qk_rope_head_dim"]
     values = keys.shared(config)
-    section = keys.rope_section(config)
+    section = keys.checked_rope(config)
     if section["rope_type"] == "yarn" and "mscale_all_dim" in section:
         config.expect_equal("rope_parameters.mscale", section.get("mscale", 1.0), section["mscale_all_dim"])
         values.pop("rope.scaling.attn_factor", None)

@@ -41,6 +41,8 @@ def _gemma_scale(config: Config, values: Values, largest: int) -> None:
     if config.first(("query_pre_attn_scalar",))[1] is None:
         return
     scalar = config.number("query_pre_attn_scalar")
+    if not scalar > 0:
+        raise config.error("query_pre_attn_scalar", "a number above 0", scalar)
     usual = keys.head_length(config)
     if values["block_count"] == largest:
         usual = values["embedding_length"] // values["attention.head_count"]

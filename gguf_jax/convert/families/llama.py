@@ -166,7 +166,7 @@ GRANITEMOE = replace(
 
 def _ministral3(config: Config) -> Values:
     config.expect(("sliding_window",), (None,))
-    section = keys.rope_section(config)
+    section = keys.checked_rope(config)
     values = llama(config)
     if section["rope_type"] == "yarn":
         config.expect_equal("rope_parameters.mscale", section.get("mscale", 1.0), 1.0)
