@@ -153,7 +153,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "deepseek2": (
         "DeepseekV2Config",
-        DEEPSEEK | dict(q_lora_rank=None, topk_method="greedy", norm_topk_prob=False, n_group=1, topk_group=1),
+        DEEPSEEK
+        | dict(q_lora_rank=None, topk_method="greedy", norm_topk_prob=False, n_group=1, topk_group=1)
+        | dict(rope_parameters=YARN | dict(mscale=0.707, mscale_all_dim=0.707)),
     ),
     "deepseek3": (
         "DeepseekV3Config",

@@ -237,6 +237,44 @@ CONFIGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         ),
         {"attention.sliding_window": 4096, "attention.sliding_window_pattern": None},
     ),
+    "DeepSeek V2 Lite": (
+        dict(
+            architectures=["DeepseekV2ForCausalLM"], attention_bias=False, auto_map={}, aux_loss_alpha=0.001,
+            first_k_dense_replace=1, hidden_act="silu", hidden_size=2048, intermediate_size=10944, kv_lora_rank=512,
+            max_position_embeddings=163840, model_type="deepseek_v2", moe_intermediate_size=1408, moe_layer_freq=1,
+            n_group=1, n_routed_experts=64, n_shared_experts=2, norm_topk_prob=False, num_attention_heads=16,
+            num_experts_per_tok=6, num_hidden_layers=27, num_key_value_heads=16, pretraining_tp=1, q_lora_rank=None,
+            qk_nope_head_dim=128, qk_rope_head_dim=64, rms_norm_eps=1e-6,
+            rope_scaling=dict(
+                beta_fast=32, beta_slow=1, factor=40, mscale=0.707, mscale_all_dim=0.707,
+                original_max_position_embeddings=4096, type="yarn",
+            ),
+            rope_theta=10000, routed_scaling_factor=1.0, scoring_func="softmax", seq_aux=True,
+            tie_word_embeddings=False, topk_group=1, topk_method="greedy", v_head_dim=128, vocab_size=102400,
+        ),
+        {
+            "attention.key_length": 576, "attention.key_length_mla": 192, "rope.scaling.attn_factor": None,
+            "rope.scaling.yarn_log_multiplier": 0.1 * 0.707, "expert_gating_func": 1,
+        },
+    ),
+    "DeepSeek V3": (
+        dict(
+            architectures=["DeepseekV3ForCausalLM"], attention_bias=False, auto_map={}, aux_loss_alpha=0.001,
+            ep_size=1, first_k_dense_replace=3, hidden_act="silu", hidden_size=7168, intermediate_size=18432,
+            kv_lora_rank=512, max_position_embeddings=163840, model_type="deepseek_v3", moe_intermediate_size=2048,
+            moe_layer_freq=1, n_group=8, n_routed_experts=256, n_shared_experts=1, norm_topk_prob=True,
+            num_attention_heads=128, num_experts_per_tok=8, num_hidden_layers=61, num_key_value_heads=128,
+            num_nextn_predict_layers=1, pretraining_tp=1, q_lora_rank=1536, qk_nope_head_dim=128,
+            qk_rope_head_dim=64, rms_norm_eps=1e-6,
+            rope_scaling=dict(
+                beta_fast=32, beta_slow=1, factor=40, mscale=1.0, mscale_all_dim=1.0,
+                original_max_position_embeddings=4096, type="yarn",
+            ),
+            rope_theta=10000, routed_scaling_factor=2.5, scoring_func="sigmoid", seq_aux=True,
+            tie_word_embeddings=False, topk_group=4, topk_method="noaux_tc", v_head_dim=128, vocab_size=129280,
+        ),
+        {"expert_group_count": 8, "expert_weights_scale": 2.5, "expert_weights_norm": True, "expert_gating_func": 2},
+    ),
     "gpt-oss 20B": (
         dict(
             architectures=["GptOssForCausalLM"], attention_bias=True, experts_per_token=4, head_dim=64,

@@ -86,6 +86,8 @@ def _deepseek(config: Config, gating: int) -> Values:
 def _deepseek2(config: Config) -> Values:
     config.expect(("topk_method",), ("greedy",), "greedy")  # of groups, files know DeepSeek 3's way to choose alone
     values = _deepseek(config, SOFTMAX)
+    if values.get("expert_group_count", 1) == 1:
+        return values
     return {key: value for key, value in values.items() if not key.startswith("expert_group")}
 
 
