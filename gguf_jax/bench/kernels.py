@@ -171,13 +171,13 @@ def grouped_linear(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[T
             if s.inputs % FORMATS[type].block_size:
                 continue
             on_case(f"grouped_linear {type.name} {shape_name}: making weights")
-            blocks = blocks_of(type, s.count, s.outputs, columns=s.inputs)
-            turns = -(-s.count // s.used)
+            blocks = blocks_of(type, s.n_expert, s.outputs, columns=s.inputs)
+            turns = -(-s.n_expert // s.used)
             cases = product(chosen.of_implementations(list(GROUPED_LINEAR)), chosen.precisions, chosen.rows or s.rows)
             for name, precision, rows in cases:
                 on_case(f"grouped_linear {type.name} {shape_name} rows {rows} {name} {precision}")
                 rng = np.random.default_rng(0)
-                experts = np.array([[rng.permutation(s.count)[: s.used] for _ in range(rows)] for _ in range(turns)])
+                experts = np.array([[rng.permutation(s.n_expert)[: s.used] for _ in range(rows)] for _ in range(turns)])
 
                 def call(x: jax.Array, each: Any, options: Any = (name, precision)) -> jax.Array:
                     w, experts = each
@@ -193,7 +193,7 @@ def grouped_linear(chosen: Chosen, on_case: Callable[[str], None]) -> Iterator[T
                     met = statistics.fmean(len(np.unique(each)) for each in experts)
                     operations = 2.0 * rows * s.used * s.outputs * s.inputs
                     case = "grouped_linear", type.name, shape_name, rows, name, precision
-                    yield Timing(*case, seconds / turns, blocks.nbytes * met / s.count, operations, limits_now())
+                    yield Timing(*case, seconds / turns, blocks.nbytes * met / s.n_expert, operations, limits_now())
 
 
 linear = partial(_linear, "linear", _linears, linear_shapes.SHAPES)

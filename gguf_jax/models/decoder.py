@@ -88,7 +88,7 @@ class Block(nnx.Module):
             ffn_norm = getattr(self, c.ffn_norm_name)
             shared = c.parallel and ffn_norm is None
             sees = normed if shared else _by(ffn_norm, x if c.parallel else h)
-            fed = _by(self.post_ffw_norm, self.feed_forward(self, sees, precision))
+            fed = _by(self.post_ffw_norm, self.feed_forward(self, sees, precision, positions))
             return h + _scaled(fed, c.residual_scale), kv
 
     def _attention(

@@ -142,11 +142,14 @@ class Experts:
             layers["ffn_gate_inp_shexp"] = Score(self.shared_gate, rngs=rngs)
         return layers
 
-    def __call__(self, block: Any, x: jax.Array, precision: Precision) -> jax.Array:
-        """`x [B, T, E]` -> `[B, T, E]`."""
+    def __call__(self, block: Any, x: jax.Array, precision: Precision, positions: jax.Array | None = None) -> jax.Array:
+        """`x [B, T, E]` -> `[B, T, E]`. Padding, at negative `positions [B, T]`, goes to no expert: a slot that is idle
+        costs no weights."""
         with jax.named_scope("router"):
             bias = block.exp_probs_b.bias.get_value() if self.probs_bias else None
             weights, experts = self.routed(block.ffn_gate_inp(x), bias)
+            if positions is not None:
+                experts = jnp.where(positions[..., None] < 0, -1, experts)
         with jax.named_scope("experts"):
             y = block.ffn_down_exps(self._inner(block, x, experts, precision), experts, precision)
             total = _weighted(y, weights.astype(y.dtype))

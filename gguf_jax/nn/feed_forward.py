@@ -39,8 +39,9 @@ class Gated:
         gate, up = (Linear(width, length, bias=bias, rngs=rngs) for _ in range(2))
         return {"ffn_gate": gate, "ffn_up": up, "ffn_down": Linear(length, width, bias=bias, rngs=rngs)}
 
-    def __call__(self, block: Any, x: jax.Array, precision: Precision) -> jax.Array:
-        """`x [B, T, E]` -> `[B, T, E]`."""
+    def __call__(self, block: Any, x: jax.Array, precision: Precision, positions: jax.Array | None = None) -> jax.Array:
+        """`x [B, T, E]` -> `[B, T, E]`. `positions [B, T]`: what is padding, at negative ones, may be left out."""
+        del positions  # one weight for all is read in any case
         return block.ffn_down(
             gated(x, block.ffn_gate, block.ffn_up, precision, ACTIVATIONS[self.activation]), precision
         )
@@ -56,7 +57,8 @@ class FusedGated:
         up = Linear(width, 2 * length, bias=bias, rngs=rngs)
         return {"ffn_up": up, "ffn_down": Linear(length, width, bias=bias, rngs=rngs)}
 
-    def __call__(self, block: Any, x: jax.Array, precision: Precision) -> jax.Array:
+    def __call__(self, block: Any, x: jax.Array, precision: Precision, positions: jax.Array | None = None) -> jax.Array:
+        del positions
         gate, up = jnp.split(block.ffn_up(x, precision), 2, axis=-1)
         return block.ffn_down(ACTIVATIONS[self.activation](gate) * up, precision)
 
@@ -71,7 +73,8 @@ class Plain:
         up = Linear(width, length, bias=bias, rngs=rngs)
         return {"ffn_up": up, "ffn_down": Linear(length, width, bias=bias, rngs=rngs)}
 
-    def __call__(self, block: Any, x: jax.Array, precision: Precision) -> jax.Array:
+    def __call__(self, block: Any, x: jax.Array, precision: Precision, positions: jax.Array | None = None) -> jax.Array:
+        del positions
         return block.ffn_down(ACTIVATIONS[self.activation](block.ffn_up(x, precision)), precision)
 
 

@@ -64,6 +64,23 @@ def test_exact_a_sequence_does_not_depend_on_its_neighbours(name):
         np.testing.assert_array_equal(np.asarray(model(row[None]))[0], found)
 
 
+def test_padding_goes_to_no_expert():
+    model = small_model(**vars(FAMILIES["qwen2moe"].make()))
+    tokens = np.array([TOKENS, TOKENS])
+    positions = np.tile(np.arange(13, dtype=np.int32), (2, 1))
+    positions[1, 5:] = -1
+    seen = []
+    model.blk[1].ffn_down_exps.observer = lambda x, experts: seen.append(np.asarray(experts))
+    hidden, _ = model.hidden(jnp.asarray(tokens), jnp.asarray(positions))
+    model.blk[1].ffn_down_exps.observer = None
+    assert (seen[0][1, 5:] == -1).all()
+    assert (seen[0][0] >= 0).all()
+    found, whole = np.asarray(model.logits(hidden)), np.asarray(model(tokens[:1]))[0]
+    assert np.isfinite(found).all()
+    assert np.abs(found[0] - whole).max() <= 2 * rounding(whole, model.config)
+    assert np.abs(found[1, :5] - whole[:5]).max() <= 2 * rounding(whole, model.config)
+
+
 def packed(path, type=GGMLType.Q8_0, **keys):
     """Writes a file of a model whose experts are packed; its tensors."""
     family = FAMILIES["qwen2moe"]

@@ -157,12 +157,19 @@ def test_what_is_not_finite_stays_with_its_position(length, implementation):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_property_an_expert_out_of_range_is_the_nearest(implementation):
+@pytest.mark.parametrize("blocks", [False, True])
+def test_contract_a_negative_expert_is_nobody(implementation, blocks, monkeypatch):
+    if blocks:
+        monkeypatch.setattr(xla, "DECODED_BYTES", 0)
     w = random_weight(GGMLType.Q8_0, N_EXPERT, ROWS, columns=64)
     x = np.random.default_rng(1).standard_normal((2, 64)).astype(np.float32)
-    run = partial(needed, implementation, partial(grouped_linear, implementation=implementation), x, w)
-    wild, tame = run(np.array([[-7, 9], [4, 0]], np.int32)), run(np.array([[0, 4], [4, 0]], np.int32))
-    assert (np.asarray(wild) == np.asarray(tame)).all()
+    run = jax.jit(partial(grouped_linear, implementation=implementation))
+    wild = np.asarray(needed(implementation, run, x, w, np.array([[-7, 9], [3, -1]], np.int32)))
+    tame = np.asarray(run(x, w, np.array([[0, N_EXPERT - 1], [3, 0]], np.int32)))
+    assert (wild[0, 1] == tame[0, 1]).all()
+    assert (wild[1, 0] == tame[1, 0]).all()
+    assert (wild[[0, 1], [0, 1]] == 0).all()
+    assert (np.asarray(run(x, w, np.full((2, 2), -1, np.int32))) == 0).all()
 
 
 @pytest.mark.parametrize("blocks", [False, True])

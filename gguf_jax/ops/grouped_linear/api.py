@@ -36,7 +36,8 @@ def grouped_linear(
             positions of one sequence; what stands before that are sequences, and each gets the same result as alone (of
             a native implementation, bit for bit).
         w: `[n_expert, N, K]`.
-        experts: int `[..., T, used]`; what is out of range is clipped.
+        experts: int `[..., T, used]`; a negative one stands for nobody, whose result is zero and costs nothing, and one
+            beyond the last is the last.
         precision: see `Precision`.
 
     Raises:

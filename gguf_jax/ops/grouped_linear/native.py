@@ -37,7 +37,7 @@ def grouped_linear(
         )
     for w in ws:
         operands_of(w)  # refuses before anything is traced
-    experts = jnp.clip(experts, 0, ws[0].shape[0] - 1).astype(jnp.int32)
+    experts = jnp.clip(experts, -1, ws[0].shape[0] - 1).astype(jnp.int32)  # before the cast, in which 64 bits wrap
     return tuple(y.astype(x.dtype) for y in _grouped(gated, precision, x.astype(jnp.float32), ws, experts))
 
 

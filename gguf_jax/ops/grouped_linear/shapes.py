@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 
 class ExpertsShape(NamedTuple):
-    """A stack of matrices `[count, outputs, inputs]`, of which each row of x meets `used`, and the numbers of rows."""
+    """Matrices `[n_expert, outputs, inputs]`, of which each row of x meets `used`, and the numbers of rows."""
 
-    count: int
+    n_expert: int
     used: int
     outputs: int
     inputs: int

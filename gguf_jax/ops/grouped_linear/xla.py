@@ -37,31 +37,33 @@ def _product(x: jax.Array, w: Weight, experts: jax.Array) -> jax.Array:
     if not pairs:
         return jnp.zeros((*experts.shape, outputs), x.dtype)
     shared = x.ndim == experts.ndim
-    rows, chosen = x.reshape(-1, inputs), experts.reshape(-1).astype(jnp.int32)
+    rows, chosen = x.reshape(-1, inputs), jnp.clip(experts, -1, w.shape[0] - 1).reshape(-1).astype(jnp.int32)
     row_of = jnp.arange(pairs) // used if shared else jnp.arange(pairs)  # the row of x that a pair multiplies
     product = _at_once if pairs * outputs * inputs * x.dtype.itemsize <= DECODED_BYTES else _in_blocks
     return product(rows, w, chosen, row_of).reshape(*experts.shape, outputs)
 
 
 def _at_once(x: jax.Array, w: Weight, experts: jax.Array, row_of: jax.Array) -> jax.Array:
-    """`x [R, K]`, int `experts [P]` and `row_of [P]` -> `[P, N]`."""
-    return _dot("pk,pnk->pn", x[row_of], _decoded(w, experts, x.dtype))
+    """`x [R, K]`, int `experts [P]` from -1 on and `row_of [P]` -> `[P, N]`."""
+    y = _dot("pk,pnk->pn", x[row_of], _decoded(w, experts, x.dtype))
+    return jnp.where(experts[:, None] < 0, 0, y)
 
 
 def _in_blocks(x: jax.Array, w: Weight, experts: jax.Array, row_of: jax.Array) -> jax.Array:
     """The same, a block of pairs with one expert after the other."""
     pairs, n_expert = experts.size, w.shape[0]
-    experts = jnp.clip(experts, 0, n_expert - 1)
+    experts = jnp.where(experts < 0, n_expert, experts)  # nobody comes last, and has no block
     size = min(MOST_ROWS, 1 << (max(1, pairs // n_expert) - 1).bit_length())  # near an expert's share
     order = jnp.argsort(experts)  # stable
     sorted_experts = experts[order]
-    counts = jnp.bincount(experts, length=n_expert)
+    counts = jnp.bincount(experts, length=n_expert + 1)[:n_expert]
     blocks_of = -(-counts // size)  # of each expert; together at most `blocks`
     blocks = pairs // size + n_expert if size > 1 else pairs
     first_pair, first_block = jnp.cumsum(counts) - counts, jnp.cumsum(blocks_of) - blocks_of
-    rank = jnp.arange(pairs) - first_pair[sorted_experts]
-    place = first_block[sorted_experts] * size + rank  # of each sorted pair, among the rows of all blocks
-    source = jnp.full(blocks * size, -1).at[place].set(row_of[order])
+    group = jnp.minimum(sorted_experts, n_expert - 1)
+    place = first_block[group] * size + jnp.arange(pairs) - first_pair[group]  # among the rows of all blocks
+    place = jnp.where(sorted_experts < n_expert, place, blocks * size)
+    source = jnp.full(blocks * size, -1).at[place].set(row_of[order], mode="drop")
     expert_of = jnp.searchsorted(jnp.cumsum(blocks_of), jnp.arange(blocks), side="right")
     filled = jnp.arange(blocks) < blocks_of.sum()
 
@@ -75,7 +77,8 @@ def _in_blocks(x: jax.Array, w: Weight, experts: jax.Array, row_of: jax.Array) -
         return lax.cond(some, multiply, lambda: jnp.zeros((size, w.shape[1]), x.dtype))
 
     found = lax.map(block, (expert_of, source.reshape(blocks, size), filled)).reshape(blocks * size, -1)
-    return jnp.zeros((pairs, w.shape[1]), x.dtype).at[order].set(found[place])
+    each = found.at[place].get(mode="fill", fill_value=0)
+    return jnp.zeros((pairs, w.shape[1]), x.dtype).at[order].set(each)
 
 
 def _decoded(w: Weight, experts: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:

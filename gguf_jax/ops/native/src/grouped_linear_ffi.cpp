@@ -37,19 +37,22 @@ struct Group {
 // Pairs [0, pairs) of a call or of a part of it.
 struct Part {
     const float* x;          // rows of `columns`
-    const int32_t* experts;  // [pairs]
+    const int32_t* experts;  // [pairs], below 0: none
     int64_t pairs, columns;
     float* y[MOST_WEIGHTS];  // [pairs][weight.rows]
 };
 
-// Pairs in the order of their experts, at most MOST_ROWS in a group. `order`: the pairs in that order.
+// Pairs in the order of their experts, at most MOST_ROWS in a group; those without an expert are left out. `order`: the
+// pairs in that order.
 std::vector<Group> sorted(const Plan& plan, const Part& part, std::vector<int64_t>& order) {
     std::vector<int64_t> ends(size_t(plan.n_expert) + 1, 0);
-    for (int64_t i = 0; i < part.pairs; ++i) ++ends[size_t(part.experts[i]) + 1];
+    for (int64_t i = 0; i < part.pairs; ++i)
+        if (part.experts[i] >= 0) ++ends[size_t(part.experts[i]) + 1];
     for (size_t e = 0; e < size_t(plan.n_expert); ++e) ends[e + 1] += ends[e];
-    order.resize(size_t(part.pairs));
+    order.resize(size_t(ends.back()));
     std::vector<int64_t> next(ends.begin(), ends.end() - 1);
-    for (int64_t i = 0; i < part.pairs; ++i) order[size_t(next[size_t(part.experts[i])]++)] = i;
+    for (int64_t i = 0; i < part.pairs; ++i)
+        if (part.experts[i] >= 0) order[size_t(next[size_t(part.experts[i])]++)] = i;
     std::vector<Group> groups;
     for (int64_t e = 0; e < plan.n_expert; ++e)
         for (int64_t at = ends[size_t(e)], end = ends[size_t(e) + 1]; at < end; at += MOST_ROWS) {
@@ -158,7 +161,15 @@ void piece_of(const Plan& plan, const Part& part, const Group& g, int i, int64_t
     });
 }
 
+// Results of pairs without an expert.
+void clear_rest(const Plan& plan, const Part& part) {
+    for (int64_t i = 0; i < part.pairs; ++i)
+        for (int r = 0; part.experts[i] < 0 && r < plan.outputs(); ++r)
+            std::memset(part.y[r] + i * plan.weights[r].rows, 0, size_t(plan.weights[r].rows) * 4);
+}
+
 void run(const Plan& plan, const Part& part) {
+    clear_rest(plan, part);
     std::vector<int64_t> order;
     std::vector<Group> groups = sorted(plan, part, order);
     prepare(plan, part, groups);
@@ -208,7 +219,7 @@ ffi::Error grouped_linear(ffi::RemainingArgs args, ffi::RemainingRets rets, ffi:
     if (x_rows != tokens && x_rows != pairs) return bad("x and experts do not fit");
     const auto* ids = static_cast<const int32_t*>(experts.untyped_data());
     for (int64_t i = 0; i < pairs; ++i)
-        if (ids[i] < 0 || ids[i] >= n_expert) return bad("an expert out of range");
+        if (ids[i] >= n_expert) return bad("an expert out of range");
     Weight weights[MOST_WEIGHTS];
     float* y[MOST_WEIGHTS] = {};
     size_t next = 2;
