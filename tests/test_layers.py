@@ -21,7 +21,7 @@ LAYERS = (
     ("tokenizers", "checkpoint", "adapters"),
     ("generation", "embeddings"),
     ("quantization", "api", "convert", "bench", "evals"),
-    ("cli", "__main__"),
+    ("server", "cli", "__main__"),
 )
 ORDER = [unit for row in LAYERS for unit in row]
 

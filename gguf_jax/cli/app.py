@@ -25,6 +25,7 @@ from gguf_jax.cli.output import write
 from gguf_jax.cli.perplexity import perplexity
 from gguf_jax.cli.quantize import quantize
 from gguf_jax.cli.run import run
+from gguf_jax.cli.serve import serve
 from gguf_jax.cli.split import merge, split
 from gguf_jax.cli.tokenize import tokenize
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(chat)
+app.command()(serve)
 app.command()(embed)
 app.command()(tokenize)
 app.command()(bench)

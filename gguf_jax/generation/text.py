@@ -56,7 +56,7 @@ class Completion:
         return self.text
 
 
-class _Answer:
+class Answer:
     """One answer in the making: detokenizes, watches for stop strings and the end."""
 
     def __init__(
@@ -111,7 +111,7 @@ def pieces(
     eog = frozenset() if ignore_eog else tokenizer.eog_ids
     room = [min(max_tokens or engine.ctx_size, engine.ctx_size - len(prompt)) for prompt in prompts]
     answers = [
-        _Answer(i, tokenizer, prompt, stop, left, eog)
+        Answer(i, tokenizer, prompt, stop, left, eog)
         for i, (prompt, left) in enumerate(zip(prompts, room, strict=True))
     ]
     for ids in engine.generate(prompts, params, max_tokens=max_tokens, timings=timings):

@@ -1,0 +1,203 @@
+"""`Worker`: a scheduler on a thread of its own, and how requests on an event loop get at it.
+
+The scheduler belongs to that thread alone. What others want of it are calls that the thread makes between two steps;
+what it has for them goes into their queues. So a request costs the event loop nothing while a token is computed, and
+one that goes away is cancelled at the next step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from gguf_jax.errors import GGUFJaxError
+from gguf_jax.generation import Piece, Request, SamplingParams, Scheduler
+from gguf_jax.generation.text import Answer
+
+Load = Callable[[Callable[[float], None]], tuple[Any, Scheduler]]
+"""Makes model and scheduler, telling how far it is, from 0 to 1."""
+
+
+class NotReady(GGUFJaxError):
+    """The model is being loaded, could not be loaded, or the server is going down."""
+
+
+@dataclass(eq=False)
+class _Job:
+    """A request on its way: where its pieces go."""
+
+    request: Request
+    answer: Answer
+    loop: asyncio.AbstractEventLoop
+    pieces: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue)
+
+    def put(self, piece: Piece | Exception) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+            self.loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
+
+
+class Worker:
+    """Loads a model and answers with it.
+
+    Args:
+        load: called on the worker's thread.
+
+    Attributes:
+        status: what /health says.
+        progress: of loading, from 0 to 1.
+        model, scheduler: once it is ready.
+    """
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self.status: Literal["loading", "ready", "failed", "stopping"] = "loading"
+        self.progress = 0.0
+        self.error: str | None = None
+        self.model: Any = None
+        self.scheduler: Scheduler | None = None
+        self.answered = self.drawn = self.prompted = 0  # requests, tokens and prompt tokens since the start
+        self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
+        self._jobs: dict[Request, _Job] = {}
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="gguf-jax worker", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Lets what is running come to its end, but no longer than `timeout` seconds, and takes nothing new."""
+        with self._wake:
+            self.status = "stopping" if self.status == "ready" else self.status
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join(timeout)
+
+    _stopping = False
+
+    @property
+    def active(self) -> int:
+        """Requests that have not ended."""
+        return len(self._jobs)
+
+    async def pieces(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        *,
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        ignore_eog: bool = False,
+    ) -> AsyncGenerator[Piece]:
+        """What each token adds to the answer, as `generation.pieces` has it. A caller that leaves off cancels it.
+
+        Raises:
+            NotReady: there is no model (yet).
+            GGUFJaxError: as `Scheduler.add`.
+        """
+        loop = asyncio.get_running_loop()
+
+        def begin() -> _Job:
+            if self.scheduler is None or self.status != "ready":
+                raise NotReady(self.reason())
+            tokenizer = self.model.tokenizer
+            eog = frozenset() if ignore_eog else tokenizer.eog_ids
+            room = self.scheduler.ctx_size - len(prompt)
+            answer = Answer(0, tokenizer, prompt, stop, min(max_tokens or room, room), eog)
+            request = self.scheduler.add(prompt, params, max_tokens=max_tokens, end_ids=eog)
+            self._jobs[request] = job = _Job(request, answer, loop)
+            self.prompted += len(prompt)
+            return job
+
+        job = await self._call(begin)
+        try:
+            while True:
+                piece = await job.pieces.get()
+                if isinstance(piece, Exception):
+                    raise piece
+                yield piece
+                if piece.finish is not None:
+                    return
+        finally:
+            with self._wake:
+                self._calls.append((lambda: self._end(job), Future()))
+                self._wake.notify()
+
+    def reason(self) -> str:
+        """Why it does not answer."""
+        if self.status == "failed":
+            return f"the model could not be loaded: {self.error}"
+        if self.status == "stopping":
+            return "the server is going down"
+        return f"the model is being loaded ({self.progress:.0%})"
+
+    async def _call(self, function: Callable[[], Any]) -> Any:
+        """Runs a function on the worker's thread, between two steps."""
+        if self.status != "ready":
+            raise NotReady(self.reason())
+        future: Future[Any] = Future()
+        with self._wake:
+            self._calls.append((function, future))
+            self._wake.notify()
+        return await asyncio.wrap_future(future)
+
+    # ---- on the thread ----
+
+    def _run(self) -> None:
+        def told(progress: float) -> None:
+            self.progress = progress
+
+        try:
+            self.model, self.scheduler = self._load(told)
+        except Exception as error:  # whatever it is, /health has to say so
+            self.error, self.status = str(error), "failed"
+            return
+        self.progress, self.status = 1.0, "ready"
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """One step, or a wait for something to do; False when all is over."""
+        assert self.scheduler is not None
+        with self._wake:
+            while not self._calls and not self.scheduler.busy:
+                if self._stopping:
+                    return False
+                self._wake.wait()
+            calls, self._calls = self._calls, []
+        for function, future in calls:
+            try:
+                future.set_result(function())
+            except Exception as error:  # the caller's
+                future.set_exception(error)
+        if self.scheduler.busy:
+            try:
+                events = self.scheduler.step()
+            except Exception as error:  # a program failed: everybody is told, nobody waits for ever
+                for job in list(self._jobs.values()):
+                    job.put(GGUFJaxError(f"engine: {str(error).splitlines()[0]}"))
+                    self._end(job)
+                return True
+            for request, token in events:
+                self._deliver(request, token)
+        return True
+
+    def _deliver(self, request: Request, token: int) -> None:
+        job = self._jobs.get(request)
+        if job is None:
+            return
+        self.drawn += 1
+        piece = job.answer.put(token)
+        job.put(piece)
+        if piece.finish is not None:
+            self.answered += 1
+            self._end(job)
+
+    def _end(self, job: _Job) -> None:
+        assert self.scheduler is not None
+        self._jobs.pop(job.request, None)
+        self.scheduler.cancel(job.request)
