@@ -7,6 +7,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import tokenizers
 from flax import nnx
 
 import gguf_jax as gj
@@ -75,9 +76,11 @@ def test_a_tokenizer_that_comes_back_encodes_alike(tmp_path, vocabulary):
     with open_folder(model) as folder:
         again = tokenizer_metadata(folder, size, "llama", metadata.get("tokenizer.ggml.pre"))
     first, second = from_metadata(gj.Metadata(metadata)), from_metadata(gj.Metadata(again))
+    theirs = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
     for text in ("The old man went to sea.", " two  spaces\n\nlines", "déjà vu 12345 ☃", "don't stop"):
         assert second.encode(text) == first.encode(text)
         assert second.decode(second.encode(text)) == first.decode(first.encode(text))
+        assert theirs.encode(text).ids == first.encode(text)
 
 
 def test_an_orbax_checkpoint_restores_the_packed_model(tmp_path, bundled):
