@@ -2,6 +2,7 @@
 
     python benchmarks/compare_convert.py LLAMA_CPP PYTHON VOCAB [NAME ...]   tensors and metadata
     python benchmarks/compare_convert.py LLAMA_CPP PYTHON VOCAB --logits LLAMA_BIN [NAME ...]   and logits
+    python benchmarks/compare_convert.py LLAMA_CPP PYTHON VOCAB --exports [NAME ...]   exports, read by transformers
     python benchmarks/compare_convert.py LLAMA_CPP PYTHON VOCAB --large [--quantize LLAMA_QUANTIZE]
 
 `PYTHON` is an interpreter with torch, transformers and sentencepiece, `VOCAB` a GGUF file with GPT-2's vocabulary (the
@@ -35,7 +36,7 @@ from compare_families import CTX_SIZE, TEXT, difference  # noqa: E402
 import gguf_jax as gj  # noqa: E402
 from gguf_jax.convert.safetensors import Outgoing, write_safetensors  # noqa: E402
 from gguf_jax.tokenizers.pre_tokenizers import PRE_TOKENIZERS  # noqa: E402
-from tests.convert.folders import MODELS, write_folder  # noqa: E402
+from tests.convert.folders import MODELS, golden_folder, write_folder  # noqa: E402
 from tests.convert.weights import weights  # noqa: E402
 
 SMALL_VOCAB = 53
@@ -144,6 +145,36 @@ def compare_small(llama_cpp: Path, python: str, vocab: Path, names: list[str]) -
             print(f"{name}: {'the same' if not lines else ''}")
             for line in lines:
                 print(f"    {line}")
+
+
+READ_BACK = """
+import sys, numpy as np, torch, transformers
+sys.path.insert(0, sys.argv[1])
+from tests.convert.weights import KEPT, PROMPT, STEPS, tokens
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+golden = np.load(sys.argv[1] + "/tests/data/hf_logits.npz")
+for name in sys.argv[3:]:
+    folder = f"{sys.argv[2]}/{name}"
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    ids = torch.from_numpy(tokens(PROMPT + STEPS, model.config.vocab_size).astype("int64"))[None]
+    with torch.no_grad():
+        logits = model.eval()(ids).logits[0].numpy()[list(KEPT)]
+    off = np.abs(logits - golden[name]).max() / np.abs(golden[name]).max()
+    print(f"{name}: {type(model).__name__}, {off:.1e} of the largest logit off", flush=True)
+"""
+
+
+def compare_exports(python: str, names: list[str]) -> None:
+    """Golden models, converted and exported again, in transformers: their logits beside the golden ones."""
+    from gguf_jax.convert import open_model
+    from gguf_jax.convert.export import export_folder
+
+    with tempfile.TemporaryDirectory() as place:
+        for name in names or MODELS:
+            with open_model(golden_folder(Path(place) / "source" / name, name)) as file:
+                export_folder(file, Path(place) / name, type="F32")
+        subprocess.run([python, "-c", READ_BACK, ROOT, place, *(names or MODELS)], check=True)
 
 
 PROMPT = "The quick brown fox jumps over the lazy dog, and"
@@ -267,10 +298,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--quantize", type=Path)
+    parser.add_argument("--exports", action="store_true")
     parser.add_argument("--logits", type=Path, metavar="LLAMA_BIN")
     parser.add_argument("--place", help="folder for files of some gigabytes")
     asked = parser.parse_intermixed_args()
-    if asked.logits:
+    if asked.exports:
+        compare_exports(asked.python, asked.names)
+    elif asked.logits:
         compare_logits(asked.logits, asked.python, asked.vocab, asked.names)
     elif asked.large:
         compare_large(asked.llama_cpp, asked.python, asked.vocab, asked.quantize, asked.place)

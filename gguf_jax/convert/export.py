@@ -39,6 +39,9 @@ SHARD_BYTES = 5_000_000_000
 PIECE = 1 << 22
 """Weights that are handled at a time."""
 
+MAY_BE_NONE = ("q_lora_rank", "sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
+"""Keys of config.json whose absence means a number, and null none."""
+
 NAMES = {GGMLType[name]: name for name in WEIGHTS}
 DTYPE_NAMES = {dtype: kind.name for dtype, kind in TYPES.items()}
 TORCH = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -139,7 +142,8 @@ def config_of(file: GGUFFile, family: Family) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in file.tensors,
         **own,
     }
-    found = {key: value for key, value in found.items() if value is not None}  # which a family does without
+    # a key that a family does without is left out, but where that would be the class's own number
+    found = {key: value for key, value in found.items() if value is not None or key in MAY_BE_NONE}
     for role, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):  # a missing one would be a class's own
         found[f"{role}_token_id"] = metadata.get(f"tokenizer.ggml.{key}_token_id")
     return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in found.items()}

@@ -14,6 +14,7 @@ from gguf_jax.convert.special import KEYS
 from gguf_jax.convert.tokenizer import MODELS, SETTINGS, SPACE, TOKENIZER
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.gguf.text import shown
+from gguf_jax.tokenizers import from_metadata
 from gguf_jax.tokenizers.pre_tokenizers import pre_tokenizer
 from gguf_jax.tokenizers.vocabulary import TokenType, Vocabulary, read_vocabulary
 
@@ -84,13 +85,14 @@ def _settings(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> Json:
     return found | {"model_max_length": context, "tokenizer_class": "PreTrainedTokenizerFast"}
 
 
-def _around(metadata: Mapping[str, Any], vocabulary: Vocabulary, last: str = "eos") -> Json | None:
-    """The post-processor that adds BOS before a text, and EOS behind it."""
-    ids = _ids(metadata, vocabulary)
+def _around(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> Json | None:
+    """The post-processor that adds BOS before a text, and EOS or what stands for it behind, where the file says so or a
+    tokenizer of its kind does it unasked."""
+    made = from_metadata(metadata)
     single: list[Json] = [{"Sequence": {"id": "A", "type_id": 0}}]
     used: list[int] = []
-    for role, at in (("bos", 0), (last, 2)):
-        if metadata.get(f"tokenizer.ggml.add_{role}_token") and (i := ids.get(role)) is not None:
+    for adds, i, at in ((made.add_bos, made.bos_id, 0), (made.add_eos, made.end_id, 2)):
+        if adds and i is not None:
             single.insert(at, {"SpecialToken": {"id": vocabulary.tokens[i], "type_id": 0}})
             used.append(i)
     if not used:
@@ -172,7 +174,7 @@ def _word_pieces(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> Json:
     return {
         "normalizer": {"type": "BertNormalizer", **normalizer},
         "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": _around(metadata, vocabulary, "sep"),
+        "post_processor": _around(metadata, vocabulary),
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {**model, "max_input_chars_per_word": 100, "vocab": vocab},
     }

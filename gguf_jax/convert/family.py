@@ -188,5 +188,5 @@ class Names:
 PLAIN = (".ssm_a", ".ssm_d")
 """Tensors of GGUF without `.weight` at the end of their names."""
 
-BARE = ("experts.gate_up_proj", "experts.down_proj", "self_attn.sinks")
+BARE = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj", "self_attn.sinks")
 """Parameters of transformers without `.weight` at the end of their names."""

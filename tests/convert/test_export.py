@@ -7,6 +7,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import tokenizers
 from flax import nnx
 
 import gguf_jax as gj
@@ -14,6 +15,7 @@ from gguf_jax.convert import open_model
 from gguf_jax.convert.export import export_folder
 from gguf_jax.convert.export_tokenizer import tokenizer_files
 from gguf_jax.convert.orbax import export_orbax, restore
+from gguf_jax.convert.safetensors import read_safetensors
 from gguf_jax.convert.source import open_folder
 from gguf_jax.convert.tokenizer import tokenizer_metadata
 from gguf_jax.errors import GGUFError
@@ -26,12 +28,19 @@ def plain(metadata, leave=()):
     return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in metadata.items() if k not in leave}
 
 
+def tied_name(name):
+    """Both names of a matrix that is stored once."""
+    return "lm_head.weight" if "embed" in name or ".wte" in name else name
+
+
 @pytest.mark.parametrize("name", list(MODELS))
 def test_property_an_exported_model_converts_to_the_same(tmp_path, name):
     with open_model(golden_folder(tmp_path / "first", name), name="model") as file:
         export_folder(file, tmp_path / "second", type="F32")
         expected = {name: (view.type, view.shape, bytes(view.data)) for name, view in file.tensors.items()}
         metadata = plain(file.metadata)
+    first, second = (read_safetensors(str(tmp_path / each / "model.safetensors")) for each in ("first", "second"))
+    assert {tied_name(name) for name in second} == {tied_name(name) for name in first}  # what transformers looks for
     with open_model(tmp_path / "second", name="model") as again:
         assert {name: (v.type, v.shape, bytes(v.data)) for name, v in again.tensors.items()} == expected
         assert plain(again.metadata) == metadata
@@ -67,9 +76,11 @@ def test_a_tokenizer_that_comes_back_encodes_alike(tmp_path, vocabulary):
     with open_folder(model) as folder:
         again = tokenizer_metadata(folder, size, "llama", metadata.get("tokenizer.ggml.pre"))
     first, second = from_metadata(gj.Metadata(metadata)), from_metadata(gj.Metadata(again))
+    theirs = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
     for text in ("The old man went to sea.", " two  spaces\n\nlines", "déjà vu 12345 ☃", "don't stop"):
         assert second.encode(text) == first.encode(text)
         assert second.decode(second.encode(text)) == first.decode(first.encode(text))
+        assert theirs.encode(text).ids == first.encode(text)
 
 
 def test_an_orbax_checkpoint_restores_the_packed_model(tmp_path, bundled):
@@ -80,6 +91,13 @@ def test_an_orbax_checkpoint_restores_the_packed_model(tmp_path, bundled):
     assert all(a.dtype == b.dtype and (np.asarray(a) == np.asarray(b)).all() for a, b in pairs)
     with pytest.raises(GGUFError, match="expected no such folder, found one"):
         export_orbax(bundled, tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize(("name", "key"), [("deepseek2", "q_lora_rank"), ("phi3-long", "sliding_window")])
+def test_none_is_written_where_its_absence_would_be_a_number(tmp_path, name, key):
+    with open_model(golden_folder(tmp_path / "first", name)) as file:
+        export_folder(file, tmp_path / "second")
+    assert json.loads((tmp_path / "second" / "config.json").read_text())[key] is None
 
 
 class TestBadInput:
