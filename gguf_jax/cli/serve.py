@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from gguf_jax.cli import options
-from gguf_jax.cli.files import opened
 from gguf_jax.cli.output import say
 from gguf_jax.errors import GGUFJaxError
 
@@ -35,42 +32,24 @@ def serve(
     debug: options.Debug = False,
 ) -> None:
     """Answer requests over HTTP: the runner's, OpenAI's completions, chats and embeddings."""
+    adapters = options.adapters(lora, lora_scaled)
     try:
-        import uvicorn
-
-        from gguf_jax.server.app import Settings, make_app
-        from gguf_jax.server.worker import Worker
+        from gguf_jax.server.run import Started, run
     except ImportError as error:
         raise GGUFJaxError(f"serve: expected the extra `server` (pip install 'gguf_jax[server]'): {error}") from None
-    adapters = options.adapters(lora, lora_scaled)
-    cache_type = options.cache_types(cache_type_k, cache_type_v)
-
-    def load(told: Callable[[float], None]) -> tuple[Any, Any]:
-        from gguf_jax.api import load
-        from gguf_jax.generation import Scheduler
-
-        with opened(model) as file:
-            total, done = max(1, sum(view.nbytes for view in file.tensors.values())), 0
-
-            def on_tensor(_: str, nbytes: int) -> None:
-                nonlocal done
-                done += nbytes
-                told(done / total)
-
-            loaded = load(file, adapters=adapters, on_tensor=on_tensor)
-        loaded.tokenizer.eog_ids  # noqa: B018 - a model without a tokenizer fails now
-        settings: dict[str, Any] = dict(ctx_size=ctx_size, batch_size=batch_size, cache_type=cache_type)
-        return loaded, Scheduler(loaded, slots=parallel, max_queue=max_queue, **settings)
-
-    with opened(model):  # a file that is none is an error before anything listens
-        pass
-    worker = Worker(load)
-    settings = Settings(name or (Path(model).stem if model else "prose-23m"), api_key, tuple(cors or ()))
-    say(f"listening at http://{host}:{port}")
-    uvicorn.run(
-        make_app(worker, settings),
+    what = Started(
+        model=model,
         host=host,
         port=port,
-        log_level="info" if verbose else "warning",
-        timeout_graceful_shutdown=30,
+        ctx_size=ctx_size,
+        batch_size=batch_size,
+        parallel=parallel,
+        max_queue=max_queue,
+        cache_type=options.cache_types(cache_type_k, cache_type_v),
+        adapters=adapters,
+        name=name,
+        api_key=api_key,
+        origins=cors or (),
+        verbose=verbose,
     )
+    run(what, say)
