@@ -241,7 +241,7 @@ class TestBadFiles:
             (
                 "general.architecture",
                 "llamas",
-                "expected one of llama, qwen2, .*, found 'llamas' .*nearest is llama",
+                "expected one of llama, .*, found 'llamas' .*nearest is llama",
             ),
             ("general.architecture", 3, "general.architecture: expected a string, found 3"),
             ("general.architecture", "x" * 10**5, r"found 'xxx.{10,80}\.\.\.$"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
     model = metadata.get("tokenizer.ggml.model", "none")
     if model in ("none", "no_vocab"):
         return {}
-    makers = {"gpt2": _byte_level, "llama": _pieces, "bert": _word_pieces}
+    makers = {"gpt2": _byte_level, "llama": _pieces, "bert": _word_pieces, "t5": _unigram}
     if model not in makers:
         raise GGUFJaxError(
             f"metadata key tokenizer.ggml.model: expected one of {', '.join(makers)} to export, found {shown(model)}"
@@ -155,6 +156,31 @@ def _pieces(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> Json:
         "post_processor": _around(metadata, vocabulary),
         "decoder": {"type": "Sequence", "decoders": [spaces, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]},
         "model": {**model, "vocab": vocab, "merges": merges_of(normal, scores)},
+    }
+
+
+def _unigram(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> Json:
+    scores = metadata.get("tokenizer.ggml.scores")
+    if scores is None:
+        raise GGUFJaxError("metadata key tokenizer.ggml.scores: expected a number for each token, found nothing")
+    steps: list[Json] = []
+    if (charsmap := metadata.get("tokenizer.ggml.precompiled_charsmap")) is not None:
+        data = base64.b64encode(np.asarray(charsmap, np.uint8).tobytes()).decode()
+        steps.append({"type": "Precompiled", "precompiled_charsmap": data})
+    if metadata.get("tokenizer.ggml.remove_extra_whitespaces", False):
+        steps.append({"type": "Strip", "strip_left": True, "strip_right": True})
+        steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
+    scheme = "always" if metadata.get("tokenizer.ggml.add_space_prefix", True) else "never"
+    spaces = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": True}
+    unknown = vocabulary.of_type(TokenType.UNKNOWN)
+    pieces = [[text, float(scores[i])] for i, text in enumerate(vocabulary.tokens) if not _is_padding(vocabulary, i)]
+    model = {"type": "Unigram", "unk_id": unknown[0] if unknown else None, "vocab": pieces, "byte_fallback": False}
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": steps} if steps else None,
+        "pre_tokenizer": spaces,
+        "post_processor": _around(metadata, vocabulary),
+        "decoder": spaces,
+        "model": model,
     }
 
 

@@ -83,6 +83,35 @@ def test_a_tokenizer_that_comes_back_encodes_alike(tmp_path, vocabulary):
         assert theirs.encode(text).ids == first.encode(text)
 
 
+@pytest.mark.parametrize("name", ["gpt-2", "phi-3", "bert-bge"])
+def test_a_real_vocabulary_encodes_alike_in_tokenizers(shared, name):
+    """Byte-level BPE, pieces and WordPiece, in Hugging Face's own library."""
+    metadata = gj.read(shared / "vocab" / f"ggml-vocab-{name}.gguf").metadata
+    ours = from_metadata(metadata)
+    theirs = tokenizers.Tokenizer.from_str(tokenizer_files(metadata)["tokenizer.json"].decode())
+    for text in ("Hello, world! It's 12345.67 don't", " two  spaces\n\n\tlines ", "naïve café 日本語 ☃ 🦙", "ﬁne ① Ⅳ"):
+        assert theirs.encode(text).ids == ours.encode(text)
+
+
+def test_unigram_encodes_alike_in_tokenizers():
+    metadata = gj.Metadata(
+        {
+            "tokenizer.ggml.model": "t5",
+            "tokenizer.ggml.tokens": ["<pad>", "</s>", "<unk>", "\u2581", "\u2581a", "b", "ab", "\u2581ab"],
+            "tokenizer.ggml.scores": np.array([0, 0, 0, -2, -3, -4, -3.5, -5], np.float32),
+            "tokenizer.ggml.token_type": np.array([3, 3, 2, 1, 1, 1, 1, 1], np.int32),
+            "tokenizer.ggml.unknown_token_id": 2,
+            "tokenizer.ggml.eos_token_id": 1,
+            "tokenizer.ggml.add_eos_token": True,
+            "tokenizer.ggml.add_space_prefix": True,
+            "tokenizer.ggml.remove_extra_whitespaces": True,
+        }
+    )
+    theirs = tokenizers.Tokenizer.from_str(tokenizer_files(metadata)["tokenizer.json"].decode())
+    for text in ("ab b a", " abab   b ", "a", "bbab"):
+        assert theirs.encode(text).ids == from_metadata(metadata).encode(text)
+
+
 def test_an_orbax_checkpoint_restores_the_packed_model(tmp_path, bundled):
     export_orbax(bundled, tmp_path / "checkpoint")
     model, expected = restore(tmp_path / "checkpoint"), gj.load(prepare=False)
