@@ -34,6 +34,10 @@ from gguf_jax.models import Decoder
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
+MOST_SCORED = 64
+SCORED = (5, 20, MOST_SCORED)
+"""How many of the best tokens programs are compiled to score, beside none of them."""
+
 
 class QueueFull(GGUFJaxError):
     """There is no room for another request to wait."""
@@ -48,6 +52,9 @@ class Request:
         tokens: the answer so far, the token that ended it included.
         finish: why it ended: "stop" at a token of `end_ids`, "length" at `max_tokens` or a full context, "cancelled";
             None: it has not.
+        top: how many of the best tokens' log-probabilities are wanted beside that of each token; None: none at all.
+        log_probs: for each of `tokens` its own and those of the best, by falling probability, where they are wanted:
+            natural logarithms, of the model, before anything that `params` changes.
         reused: tokens of the prompt that a cache held already.
     """
 
@@ -56,7 +63,9 @@ class Request:
     params: SamplingParams
     max_tokens: int
     end_ids: frozenset[int]
+    top: int | None = None
     tokens: list[int] = field(default_factory=list)
+    log_probs: list[tuple[float, list[tuple[int, float]]]] = field(default_factory=list)
     finish: FinishReason | None = None
     reused: int = 0
 
@@ -78,6 +87,15 @@ class _Slot:
     @property
     def prefilling(self) -> bool:
         return self.request is not None and not self.drawn
+
+
+@dataclass
+class _Drawn:
+    """What was drawn and not read: tokens, their scores where somebody wants them, and of each place whose it is."""
+
+    tokens: jax.Array
+    scores: steps.LogProbs | None
+    owners: dict[int, Request]
 
 
 class Scheduler(Setting):
@@ -105,8 +123,9 @@ class Scheduler(Setting):
         self._tokens = jnp.zeros(slots, jnp.int32)  # of every slot the last token, as the device has it
         self._plan = SamplerPlan()
         self._sampler = make_sampler([SamplingParams.greedy()] * slots, self.config.vocab_size)
-        self._unread: list[tuple[jax.Array, dict[int, Request]]] = []
-        """What was drawn and not read: tokens, and of each place whose it is."""
+        self._top = 0
+        """How many of the best are scored, for whoever has wanted most."""
+        self._unread: list[_Drawn] = []
 
     @property
     def busy(self) -> bool:
@@ -130,6 +149,7 @@ class Scheduler(Setting):
         *,
         max_tokens: int | None = None,
         end_ids: Collection[int] = (),
+        top: int | None = None,
     ) -> Request:
         """A request that `step` will work on; they get slots in the order in which they came.
 
@@ -137,6 +157,7 @@ class Scheduler(Setting):
             prompt: token ids.
             max_tokens: longest answer; None: as far as the context reaches.
             end_ids: tokens that end the answer.
+            top: see `Request`; from 0 to 64.
 
         Raises:
             PromptTooLong, GGUFJaxError: as `Setting.check_prompt`; `max_tokens` is less than 1; a biased token is not
@@ -151,9 +172,11 @@ class Scheduler(Setting):
         for token in params.logit_bias:
             if token >= self.config.vocab_size:
                 raise GGUFJaxError(f"logit_bias: expected token ids below {self.config.vocab_size}, found {token}")
+        if top is not None and not 0 <= top <= MOST_SCORED:
+            raise GGUFJaxError(f"top: expected from 0 to {MOST_SCORED} log-probabilities, found {top}")
         room = self.ctx_size - len(prompt)
         longest = room if max_tokens is None else min(max_tokens, room)
-        request = Request(next(self._ids), list(prompt), params, longest, frozenset(end_ids))
+        request = Request(next(self._ids), list(prompt), params, longest, frozenset(end_ids), top)
         self._queue.append(request)
         return request
 
@@ -178,7 +201,7 @@ class Scheduler(Setting):
         self._admit()
         before, self._unread = self._unread, []
         self._decode()
-        found = [event for tokens, owners in before for event in self._read(tokens, owners)]
+        found = [event for drawn in before for event in self._read(drawn)]
         self._prefill()
         return found
 
@@ -213,27 +236,31 @@ class Scheduler(Setting):
         if not owners:
             return
         cache, self._cache = self._cache, None  # donated: until the call returns nobody may read it
-        self._tokens, _, self._cache, self._sampler = steps.decode(
-            self.leaves,
-            self._tokens,
-            positions,
-            cache,
-            self._sampler,
-            spec=self.spec,
-            plan=self._plan,
-            span=self.span(int(positions.max()) + 1),
-        )
-        self._unread.append((self._tokens, owners))
+        operands = self.leaves, self._tokens, positions, cache, self._sampler
+        options: dict[str, Any] = dict(spec=self.spec, plan=self._plan, span=self.span(int(positions.max()) + 1))
+        scores = None
+        if any(request.top is not None for request in owners.values()):
+            found = steps.decode_scored(*operands, **options, top=self._top)
+            self._tokens, _, self._cache, self._sampler, scores = found
+        else:
+            self._tokens, _, self._cache, self._sampler = steps.decode(*operands, **options)
+        self._unread.append(_Drawn(self._tokens, scores, owners))
 
-    def _read(self, tokens: jax.Array, owners: dict[int, Request]) -> list[tuple[Request, int]]:
+    def _read(self, drawn: _Drawn) -> list[tuple[Request, int]]:
         """Waits for tokens, and gives them to those that still want them."""
-        ids = np.asarray(tokens)
+        ids = np.asarray(drawn.tokens)
+        scores = None if drawn.scores is None else [np.asarray(each) for each in drawn.scores]
         found = []
-        for i, request in owners.items():
+        for i, request in drawn.owners.items():
             if request.finish is not None:
                 continue
-            token, slot = int(ids[i % len(ids)]), self._slots[i]
+            row, slot = i % len(ids), self._slots[i]
+            token = int(ids[row])
             request.tokens.append(token)
+            if request.top is not None and scores is not None:
+                own, values, best = (each[row] for each in scores)
+                pairs = zip(best[: request.top].tolist(), values[: request.top].tolist(), strict=True)
+                request.log_probs.append((float(own), list(pairs)))
             if token in request.end_ids:
                 request.finish = "stop"
             elif len(request.tokens) == request.max_tokens:
@@ -279,10 +306,15 @@ class Scheduler(Setting):
         needed = with_prompt(self._sampler_of(request.params), [request.prompt])
         plan = plan_for([request.params], self.config.vocab_size)
         self._plan = _both(self._plan, plan)
-        token, row = steps.first(logits, needed, plan=self._plan)
+        scores = None
+        if request.top is None:
+            token, row = steps.first(logits, needed, plan=self._plan)
+        else:
+            self._top = max(self._top, next(size for size in (0, *SCORED) if size >= request.top))
+            token, row, scores = steps.first_scored(logits, needed, plan=self._plan, top=self._top)
         self._sampler, self._tokens = steps.insert(self._sampler, self._tokens, row, token, np.int32(index))
         self._slots[index].drawn = 1
-        self._unread.append((token, {index: request}))
+        self._unread.append(_Drawn(token, scores, {index: request}))
 
     def _sampler_of(self, params: SamplingParams) -> Sampler:
         """A sampler of one slot, in the shapes of the others', which grow where it needs more."""

@@ -16,12 +16,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gguf_jax.generation.sampling import Sampler, SamplerPlan, sample
+from gguf_jax.generation.sampling import Sampler, SamplerPlan, log_probs, sample
 from gguf_jax.models import Decoder
 from gguf_jax.nn import Cache
 from gguf_jax.ops import Precision
 
 Leaves = tuple[jax.Array, ...]
+
+LogProbs = tuple[jax.Array, jax.Array, jax.Array]
+"""What `sampling.log_probs` gives: of the chosen tokens `[B]`, of the best `[B, k]`, and those `[B, k]`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +132,16 @@ def first(logits: jax.Array, sampler: Sampler, *, plan: SamplerPlan) -> tuple[ja
         return sample(logits, sampler, plan)
 
 
+@partial(jax.jit, static_argnames=("plan", "top"), donate_argnames=("sampler",))
+def first_scored(
+    logits: jax.Array, sampler: Sampler, *, plan: SamplerPlan, top: int
+) -> tuple[jax.Array, Sampler, LogProbs]:
+    """`first`, with the log-probabilities of what it chose and of the `top` best."""
+    with jax.named_scope("sample"):
+        tokens, sampler = sample(logits, sampler, plan)
+        return tokens, sampler, log_probs(logits, tokens, top)
+
+
 @partial(jax.jit, static_argnames=("spec", "plan", "span"), donate_argnames=("cache", "sampler"))
 def decode(
     leaves: Leaves,
@@ -145,9 +158,37 @@ def decode(
 
     A slot that has nothing more to say may run on: past the cache's end its keys are dropped.
     """
+    logits, cache = _following(leaves, tokens, positions, cache, spec, span)
+    with jax.named_scope("sample"):
+        tokens, sampler = sample(logits, sampler, plan)
+    return tokens, positions + 1, cache, sampler
+
+
+@partial(jax.jit, static_argnames=("spec", "plan", "span", "top"), donate_argnames=("cache", "sampler"))
+def decode_scored(
+    leaves: Leaves,
+    tokens: jax.Array,
+    positions: jax.Array,
+    cache: Cache,
+    sampler: Sampler,
+    *,
+    spec: Spec,
+    plan: SamplerPlan,
+    span: int,
+    top: int,
+) -> tuple[jax.Array, jax.Array, Cache, Sampler, LogProbs]:
+    """`decode`, with the log-probabilities of what it chose and of the `top` best."""
+    logits, cache = _following(leaves, tokens, positions, cache, spec, span)
+    with jax.named_scope("sample"):
+        tokens, sampler = sample(logits, sampler, plan)
+        return tokens, positions + 1, cache, sampler, log_probs(logits, tokens, top)
+
+
+def _following(
+    leaves: Leaves, tokens: jax.Array, positions: jax.Array, cache: Any, spec: Spec, span: int
+) -> tuple[jax.Array, Any]:
+    """The logits `[B, V]` behind `tokens [B]`, and the cache with these in it."""
     model: Any = spec.model(leaves)
     inputs = tokens[:, None], positions[:, None], cache
     hidden, cache = model.hidden(*inputs, span=span, dtype=spec.dtype, precision=spec.precision)
-    with jax.named_scope("sample"):
-        tokens, sampler = sample(model.logits(hidden, spec.precision)[:, 0], sampler, plan)
-    return tokens, positions + 1, cache, sampler
+    return model.logits(hidden, spec.precision)[:, 0], cache

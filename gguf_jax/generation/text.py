@@ -40,6 +40,8 @@ class Piece:
     text: str
     token: int | None
     finish: FinishReason | None = None
+    log_probs: tuple[float, list[tuple[int, float]]] | None = None
+    """Of the token and of the best ones, where a scheduler was asked for them."""
 
 
 @dataclass

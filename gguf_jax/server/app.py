@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.generation import Piece, QueueFull, token_ids
 from gguf_jax.server import asked
+from gguf_jax.server.scores import ChatScores, Scores, TextScores
 from gguf_jax.server.worker import NotReady, Worker
 
 MOST_BYTES = 1 << 25
@@ -219,7 +220,8 @@ def _openai(app: FastAPI, worker: Worker, settings: Settings) -> None:
     @app.post("/v1/completions")
     async def completions(body: asked.TextCompletion) -> Any:
         ids = token_ids(_tokenizer(worker), body.prompt)
-        return await _answered(worker, settings, body, ids, body.max_tokens, chat=False)
+        form = TextScores(_tokenizer(worker)) if body.logprobs is not None else None
+        return await _answered(worker, settings, body, ids, body.max_tokens, body.logprobs, form, chat=False)
 
     @app.post("/v1/chat/completions")
     async def chat(body: asked.ChatCompletion) -> Any:
@@ -229,7 +231,11 @@ def _openai(app: FastAPI, worker: Worker, settings: Settings) -> None:
         written = bos is not None and prompt.startswith(tokenizer.token_text(bos))
         ids = tokenizer.encode(prompt, add_special=not written, parse_special=True)
         limit = body.max_completion_tokens or body.max_tokens
-        return await _answered(worker, settings, body, ids, limit, chat=True)
+        if body.top_logprobs is not None and not body.logprobs:
+            raise GGUFJaxError("top_logprobs: expected logprobs to be true with it, found false")
+        form = ChatScores(tokenizer) if body.logprobs else None
+        top = body.top_logprobs or 0 if body.logprobs else None
+        return await _answered(worker, settings, body, ids, limit, top, form, chat=True)
 
     @app.post("/v1/embeddings")
     async def embeddings(body: asked.Embeddings) -> dict[str, Any]:
@@ -248,7 +254,15 @@ def _openai(app: FastAPI, worker: Worker, settings: Settings) -> None:
 
 
 async def _answered(
-    worker: Worker, settings: Settings, body: asked.OpenAISampling, ids: list[int], limit: int | None, *, chat: bool
+    worker: Worker,
+    settings: Settings,
+    body: asked.OpenAISampling,
+    ids: list[int],
+    limit: int | None,
+    top: int | None,
+    scores: Scores | None,
+    *,
+    chat: bool,
 ) -> Any:
     """One or several answers to a prompt, at once or as server-sent events."""
     bias = {_token(name): value for name, value in (body.logit_bias or {}).items()}
@@ -256,7 +270,7 @@ async def _answered(
     params = [body.params(defaults, bias) for _ in range(body.n)]
     if body.seed is not None:  # several answers with one seed would be the same
         params = [replace(each, seed=(each.seed or 0) + i) for i, each in enumerate(params)]
-    streams = [worker.pieces(ids, each, max_tokens=limit, stop=body.stops()) for each in params]
+    streams = [worker.pieces(ids, each, max_tokens=limit, stop=body.stops(), top=top) for each in params]
     try:  # what is wrong with the request is an error, and not half a stream
         firsts = await asyncio.gather(*(anext(stream) for stream in streams))
     except BaseException:
@@ -272,14 +286,16 @@ async def _answered(
     pieces = [_all(first, stream) for first, stream in zip(firsts, streams, strict=True)]
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage
-        return StreamingResponse(_events(pieces, head, len(ids), chat, usage), media_type="text/event-stream")
+        return StreamingResponse(_events(pieces, head, len(ids), chat, usage, scores), media_type="text/event-stream")
     choices, count = [], 0
     for index, each in enumerate(pieces):
-        text, finish = "", None
+        text, finish, found = "", None, []
         async for piece in each:
             text, finish, count = text + piece.text, piece.finish, count + (piece.token is not None)
+            found.append(piece)
         content = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-        choices.append({"index": index, "finish_reason": finish, "logprobs": None} | content)
+        written = scores.of(found) if scores else None
+        choices.append({"index": index, "finish_reason": finish, "logprobs": written} | content)
     return head | {"choices": choices, "usage": _usage(len(ids), count)}
 
 
@@ -294,7 +310,12 @@ def _usage(prompt: int, answered: int) -> dict[str, int]:
 
 
 async def _events(
-    streams: list[AsyncGenerator[Piece]], head: dict[str, Any], prompt: int, chat: bool, usage: bool
+    streams: list[AsyncGenerator[Piece]],
+    head: dict[str, Any],
+    prompt: int,
+    chat: bool,
+    usage: bool,
+    scores: Scores | None,
 ) -> AsyncGenerator[str]:
     """Server-sent events of several answers, one after the other as they come."""
     queue: asyncio.Queue[tuple[int, Piece | None]] = asyncio.Queue()
@@ -321,6 +342,7 @@ async def _events(
                 continue
             count += piece.token is not None
             content = {"delta": {"content": piece.text} if piece.text else {}} if chat else {"text": piece.text}
+            content |= {"logprobs": scores.of([piece])} if scores else {}
             yield event([{"index": index, "finish_reason": piece.finish} | content])
         if usage:
             yield event([], usage=_usage(prompt, count))

@@ -100,6 +100,7 @@ class TextCompletion(OpenAISampling):
 
     prompt: Text | Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(max_length=1 << 20)]
     max_tokens: Count | None = 16
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: Literal[False] = False
 
 
@@ -128,6 +129,8 @@ class ChatCompletion(OpenAISampling):
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: Annotated[list[dict[str, Any]], Field(max_length=256)] | None = None
 
 

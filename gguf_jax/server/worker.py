@@ -12,7 +12,7 @@ import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from gguf_jax.errors import GGUFJaxError
@@ -92,6 +92,7 @@ class Worker:
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
         ignore_eog: bool = False,
+        top: int | None = None,
     ) -> AsyncGenerator[Piece]:
         """What each token adds to the answer, as `generation.pieces` has it. A caller that leaves off cancels it.
 
@@ -108,7 +109,7 @@ class Worker:
             eog = frozenset() if ignore_eog else tokenizer.eog_ids
             room = self.scheduler.ctx_size - len(prompt)
             answer = Answer(0, tokenizer, prompt, stop, min(max_tokens or room, room), eog)
-            request = self.scheduler.add(prompt, params, max_tokens=max_tokens, end_ids=eog)
+            request = self.scheduler.add(prompt, params, max_tokens=max_tokens, end_ids=eog, top=top)
             self._jobs[request] = job = _Job(request, answer, loop)
             self.prompted += len(prompt)
             return job
@@ -192,6 +193,8 @@ class Worker:
             return
         self.drawn += 1
         piece = job.answer.put(token)
+        if request.log_probs:
+            piece = replace(piece, log_probs=request.log_probs[len(request.tokens) - 1])
         job.put(piece)
         if piece.finish is not None:
             self.answered += 1

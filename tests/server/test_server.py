@@ -106,6 +106,38 @@ def test_openai_chat(official, model, monkeypatch):
     assert events[-1].choices[0].finish_reason == "length"
 
 
+def test_log_probabilities(official, model, monkeypatch):
+    asked = dict(model="prose", prompt=PROMPT, max_tokens=4, temperature=0)
+    found = official.completions.create(**asked, logprobs=3).choices[0].logprobs
+    ids = [model.tokenizer.encode(PROMPT)]
+    for token, value, best in zip(found.tokens, found.token_logprobs, found.top_logprobs, strict=True):
+        logits = np.asarray(model(ids), np.float64)[0, -1]
+        exact = logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+        order = np.argsort(-exact)[:3]
+        assert token == model.tokenizer.token_bytes(int(order[0])).decode()
+        assert abs(value - exact[order[0]]) < 0.05  # products are rounded in `fast`
+        assert sorted(best.values(), reverse=True)[0] == value
+        assert len(best) == 3
+        ids[0].append(int(order[0]))
+    text = "".join(found.tokens)
+    assert [text[at:].startswith(token) for at, token in zip(found.text_offset, found.tokens, strict=True)] == [
+        True
+    ] * 4
+    assert official.completions.create(**asked).choices[0].logprobs is None
+    monkeypatch.setattr(model.tokenizer, "chat_templates", {"": "{{ messages[0].content }}"})
+    chat = dict(model="prose", messages=[{"role": "user", "content": PROMPT}], max_tokens=4, temperature=0)
+    whole = official.chat.completions.create(**chat, logprobs=True, top_logprobs=2).choices[0].logprobs.content
+    assert [entry.token for entry in whole] == found.tokens
+    assert [entry.logprob for entry in whole] == found.token_logprobs
+    assert all(len(entry.top_logprobs) == 2 and bytes(entry.bytes).decode() == entry.token for entry in whole)
+    events = official.chat.completions.create(**chat, logprobs=True, stream=True)
+    given = [event.choices[0].logprobs for event in events]
+    streamed = [entry for each in given if each is not None for entry in each.content]
+    assert [entry.logprob for entry in streamed] == found.token_logprobs
+    with pytest.raises(openai.BadRequestError, match="expected logprobs to be true"):
+        official.chat.completions.create(**chat, top_logprobs=2)
+
+
 def test_embeddings(official, client, model):
     expected = gj.embed(model, ["one text", "another"])
     found = official.embeddings.create(model="prose", input=["one text", "another"])
