@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gguf_jax.errors import GGUFError, Unsupported
-from gguf_jax.models.architectures.reader import Shapes, agree, rope
+from gguf_jax.models.architectures.reader import Shapes, agree, blocks_of, heads_of, rope, rows_of_embedding
 from gguf_jax.models.encoder import EncoderConfig
 from gguf_jax.models.keys import Keys
 from gguf_jax.nn.feed_forward import FeedForward, FusedGated, Gated, Plain
@@ -47,29 +47,12 @@ def encoder(
         blk: what the blocks' tensors begin with.
         options: fields of `EncoderConfig` that the architecture's name decides.
     """
-    embedding = shapes.get("token_embd.weight")
-    if embedding is None or len(embedding) != 2 or not embedding[0]:
-        found = "no such tensor" if embedding is None else f"the shape {list(embedding)}"
-        raise GGUFError(f"token_embd.weight: expected a matrix [vocabulary, embedding], found {found}")
+    vocab_size = rows_of_embedding(shapes)
     if keys.metadata.get(f"{keys.architecture}.attention.causal"):
         raise Unsupported(f"{keys.architecture}.attention.causal: expected false for an encoder, found true")
-    # a block without tensors would cost memory and time before the first missing one is named
-    blocks = len({name.removeprefix(f"{blk}.").split(".")[0] for name in shapes if name.startswith(f"{blk}.")})
-    block_count = keys.integer("block_count")
-    if block_count > blocks:
-        raise GGUFError(
-            f"{keys.architecture}.block_count: expected at most {blocks} (blocks with tensors), found {block_count}"
-        )
+    block_count = blocks_of(keys, shapes, blk)
     embedding_length = keys.integer("embedding_length")
-    head_count = keys.integer("attention.head_count")
-    head_count_kv = keys.integer("attention.head_count_kv", head_count)
-    if head_count % head_count_kv:
-        raise GGUFError(
-            f"{keys.architecture}.attention.head_count_kv: expected a divisor of {head_count} heads, "
-            f"found {head_count_kv}"
-        )
-    key_length = keys.integer("attention.key_length", max(1, embedding_length // head_count))
-    value_length = keys.integer("attention.value_length", max(1, embedding_length // head_count))
+    head_count, head_count_kv, key_length, value_length = heads_of(keys, embedding_length)
     feed_forward_length = keys.integer("feed_forward_length")
     agree(keys, "embedding_length", embedding_length, shapes, "token_embd.weight", 1)
     rows = feed_forward_length * (2 if isinstance(feed_forward, FusedGated) else 1)
@@ -79,7 +62,7 @@ def encoder(
     agree(keys, "attention.head_count and head_count_kv x lengths", rows, shapes, f"{blk}.0.attn_qkv.weight", 0)
     values: dict[str, Any] = dict(
         architecture=keys.architecture,
-        vocab_size=embedding[0],
+        vocab_size=vocab_size,
         context_length=keys.integer("context_length"),
         block_count=block_count,
         embedding_length=embedding_length,

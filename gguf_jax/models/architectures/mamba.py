@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from gguf_jax.errors import GGUFError
-from gguf_jax.models.architectures.reader import Shapes, agree
+from gguf_jax.models.architectures.reader import Shapes, agree, blocks_of, rows_of_embedding
 from gguf_jax.models.keys import Keys
 from gguf_jax.models.mamba import MambaConfig
 
 
 def mamba(keys: Keys, shapes: Shapes, *, second: bool) -> MambaConfig:
     """`second`: Mamba 2."""
-    embedding = shapes.get("token_embd.weight")
-    if embedding is None or len(embedding) != 2 or not embedding[0]:
-        found = "no such tensor" if embedding is None else f"the shape {list(embedding)}"
-        raise GGUFError(f"token_embd.weight: expected a matrix [vocabulary, embedding], found {found}")
-    # a block without tensors would cost memory and time before the first missing one is named
-    blocks = len({name.split(".")[1] for name in shapes if name.startswith("blk.")})
-    block_count = keys.integer("block_count")
-    if block_count > blocks:
-        raise GGUFError(
-            f"{keys.architecture}.block_count: expected at most {blocks} (blocks with tensors), found {block_count}"
-        )
+    block_count = blocks_of(keys, shapes)
     width, inner = keys.integer("embedding_length"), keys.integer("ssm.inner_size")
     state, rank = keys.integer("ssm.state_size"), keys.integer("ssm.time_step_rank")
     taps, groups = keys.integer("ssm.conv_kernel", low=2), keys.integer("ssm.group_count", 1) if second else None
@@ -34,7 +24,7 @@ def mamba(keys: Keys, shapes: Shapes, *, second: bool) -> MambaConfig:
             raise GGUFError(f"{keys.architecture}.ssm.group_count: expected a divisor of {rank} heads, found {groups}")
     config = MambaConfig(
         architecture=keys.architecture,
-        vocab_size=embedding[0],
+        vocab_size=rows_of_embedding(shapes),
         context_length=keys.integer("context_length"),
         block_count=block_count,
         embedding_length=width,
@@ -45,7 +35,7 @@ def mamba(keys: Keys, shapes: Shapes, *, second: bool) -> MambaConfig:
         norm_eps=keys.number("attention.layer_norm_rms_epsilon", high=1e3),
         group_count=groups,
         norm_vector=groups == 1 and len(shapes.get("blk.0.ssm_norm.weight", ())) == 1,
-        dt_b_c_rms=not second and bool(keys.metadata.get(f"{keys.architecture}.ssm.dt_b_c_rms")),
+        dt_b_c_rms=not second and keys.flag("ssm.dt_b_c_rms", False),
         tied_output="output.weight" not in shapes,
     )
     # the lengths that size everything must be the tensors' own before anything is built from them

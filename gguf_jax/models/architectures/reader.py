@@ -65,6 +65,48 @@ def agree(keys: Keys, name: str, found: int, shapes: Shapes, tensor: str, axis: 
         raise GGUFError(f"{keys.architecture}.{name}: expected {expected} as in {tensor} {list(shape)}, found {found}")
 
 
+def rows_of_embedding(shapes: Shapes) -> int:
+    """The size of the vocabulary. Raises GGUFError where `token_embd.weight` is no matrix."""
+    embedding = shapes.get("token_embd.weight")
+    if embedding is None or len(embedding) != 2 or not embedding[0]:
+        found = "no such tensor" if embedding is None else f"the shape {list(embedding)}"
+        raise GGUFError(f"token_embd.weight: expected a matrix [vocabulary, embedding], found {found}")
+    return embedding[0]
+
+
+def blocks_of(keys: Keys, shapes: Shapes, prefix: str = "blk") -> int:
+    """`block_count`. Raises GGUFError where there are fewer blocks with tensors, whose names begin with `prefix`: one
+    without would cost memory and time before its first tensor is named as missing."""
+    blocks = len({name.removeprefix(f"{prefix}.").split(".")[0] for name in shapes if name.startswith(f"{prefix}.")})
+    count = keys.integer("block_count")
+    if count > blocks:
+        raise GGUFError(
+            f"{keys.architecture}.block_count: expected at most {blocks} (blocks with tensors), found {count}"
+        )
+    return count
+
+
+def heads_of(keys: Keys, embedding_length: int) -> tuple[int, int, int, int]:
+    """Heads of queries, of keys and values, and elements of a key and of a value.
+
+    Raises:
+        GGUFError: queries cannot be shared out among the keys.
+    """
+    count = keys.integer("attention.head_count")
+    count_kv = keys.integer("attention.head_count_kv", count)
+    if count % count_kv:
+        raise GGUFError(
+            f"{keys.architecture}.attention.head_count_kv: expected a divisor of {count} heads, found {count_kv}"
+        )
+    usual = max(1, embedding_length // count)
+    return (
+        count,
+        count_kv,
+        keys.integer("attention.key_length", usual),
+        keys.integer("attention.value_length", usual),
+    )
+
+
 def decoder(keys: Keys, shapes: Shapes, *, pairing: RopePairing | None, **options: Any) -> DecoderConfig:
     """A decoder of blocks of grouped-query attention and a feed-forward part.
 
@@ -78,27 +120,10 @@ def decoder(keys: Keys, shapes: Shapes, *, pairing: RopePairing | None, **option
             f"{keys.architecture}.expert_count: experts are not known of this architecture, expected 0, found "
             f"{keys.integer('expert_count')}"
         )
-    embedding = shapes.get("token_embd.weight")
-    if embedding is None or len(embedding) != 2 or not embedding[0]:
-        found = "no such tensor" if embedding is None else f"the shape {list(embedding)}"
-        raise GGUFError(f"token_embd.weight: expected a matrix [vocabulary, embedding], found {found}")
-    # a block without tensors would cost memory and time before the first missing one is named
-    blocks = len({name.split(".")[1] for name in shapes if name.startswith("blk.")})
-    block_count = keys.integer("block_count")
-    if block_count > blocks:
-        raise GGUFError(
-            f"{keys.architecture}.block_count: expected at most {blocks} (blocks with tensors), found {block_count}"
-        )
+    vocab_size = rows_of_embedding(shapes)
+    block_count = blocks_of(keys, shapes)
     embedding_length = keys.integer("embedding_length")
-    head_count = keys.integer("attention.head_count")
-    head_count_kv = keys.integer("attention.head_count_kv", head_count)
-    if head_count % head_count_kv:
-        raise GGUFError(
-            f"{keys.architecture}.attention.head_count_kv: expected a divisor of {head_count} heads, "
-            f"found {head_count_kv}"
-        )
-    key_length = keys.integer("attention.key_length", max(1, embedding_length // head_count))
-    value_length = keys.integer("attention.value_length", max(1, embedding_length // head_count))
+    head_count, head_count_kv, key_length, value_length = heads_of(keys, embedding_length)
     context_length = keys.integer("context_length")
     # of a model that has nothing but experts, a file may leave it out
     feed_forward_length = keys.integer(
@@ -126,7 +151,7 @@ def decoder(keys: Keys, shapes: Shapes, *, pairing: RopePairing | None, **option
     eps = "attention.layer_norm_epsilon" if options.get("layer_norm") else "attention.layer_norm_rms_epsilon"
     values: dict[str, Any] = dict(
         architecture=keys.architecture,
-        vocab_size=embedding[0],
+        vocab_size=vocab_size,
         context_length=context_length,
         block_count=block_count,
         embedding_length=embedding_length,
