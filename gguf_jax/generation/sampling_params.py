@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from gguf_jax.errors import GGUFJaxError
@@ -109,6 +109,11 @@ class SamplerPlan:
     def greedy(self) -> bool:
         """Every slot takes its best token: no list, nothing drawn."""
         return not (self.candidates or self.whole)
+
+    def joined(self, other: SamplerPlan) -> SamplerPlan:
+        """The cheapest plan that serves the slots of both."""
+        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return SamplerPlan(**{name: max(one, two) for name, one, two in pairs})
 
 
 def bucket(top_k: int, vocab_size: int) -> int:

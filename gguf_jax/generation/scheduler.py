@@ -304,8 +304,7 @@ class Scheduler(Setting):
     def _begin(self, index: int, request: Request, logits: jax.Array) -> None:
         """The first token of a request, whose sampler joins the others."""
         needed = with_prompt(self._sampler_of(request.params), [request.prompt])
-        plan = plan_for([request.params], self.config.vocab_size)
-        self._plan = _both(self._plan, plan)
+        self._plan = self._plan.joined(plan_for([request.params], self.config.vocab_size))
         scores = None
         if request.top is None:
             token, row = steps.first(logits, needed, plan=self._plan)
@@ -330,17 +329,6 @@ class Scheduler(Setting):
         elif own.bias is None and self._sampler.bias is not None:
             own = replace(own, bias=jnp.zeros((1, vocab)))
         return own
-
-
-def _both(one: SamplerPlan, other: SamplerPlan) -> SamplerPlan:
-    """The cheapest plan that serves the slots of two."""
-    return SamplerPlan(
-        candidates=max(one.candidates, other.candidates),
-        whole=one.whole or other.whole,
-        penalties=one.penalties or other.penalties,
-        typical=one.typical or other.typical,
-        bias=one.bias or other.bias,
-    )
 
 
 def _with_window(sampler: Sampler, size: int) -> Sampler:

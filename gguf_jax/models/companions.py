@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import jax
@@ -91,3 +92,17 @@ def checked_ids(tokens: Any, vocab_size: int) -> jax.Array:
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(f"tokens: expected integers [B, T], found {tokens.dtype} {list(tokens.shape)}")
     return jnp.asarray(tokens, jnp.int32)
+
+
+def whole_logits(model: Any, tokens: jax.Array) -> jax.Array:
+    """Logits `[B, T, vocab]` of whole sequences `tokens [B, T]`, by a program for each structure and shape."""
+    graphdef, state = nnx.split(model.structure())
+    return _whole(graphdef, state, tokens)
+
+
+@partial(jax.jit, static_argnums=0)
+def _whole(graphdef: nnx.GraphDef, state: nnx.State, tokens: jax.Array) -> jax.Array:
+    model: Any = nnx.merge(graphdef, state)
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+    hidden, _ = model.hidden(tokens, positions)
+    return model.logits(hidden)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ from flax import nnx
 
 from gguf_jax import ops
 from gguf_jax.formats import GGMLType
-from gguf_jax.models.companions import Accompanied, Companions, checked_ids
+from gguf_jax.models.companions import Accompanied, Companions, checked_ids, whole_logits
 from gguf_jax.models.config import DecoderConfig, QKNorm, Temperature
 from gguf_jax.nn import kv_cache
 from gguf_jax.nn.kv_cache import CacheType, KVCache, cache_types
@@ -206,9 +205,7 @@ class Decoder(Accompanied):
             ValueError: `tokens` are no integers `[B, T]`, or (when they are on the host) an id is not in the
                 vocabulary.
         """
-        tokens = checked_ids(tokens, self.config.vocab_size)
-        graphdef, state = nnx.split(self.structure())
-        return _whole(graphdef, state, tokens)
+        return whole_logits(self, checked_ids(tokens, self.config.vocab_size))
 
     def hidden(
         self,
@@ -290,11 +287,3 @@ class Decoder(Accompanied):
 
         k, v = cache_types(cache_type)
         return KVCache(empty(k, c.key_length), empty(v, c.value_length))
-
-
-@partial(jax.jit, static_argnums=0)
-def _whole(graphdef: nnx.GraphDef, state: nnx.State, tokens: jax.Array) -> jax.Array:
-    model: Decoder = nnx.merge(graphdef, state)
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-    hidden, _ = model.hidden(tokens, positions)
-    return model.logits(hidden)

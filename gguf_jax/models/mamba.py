@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gguf_jax import ops
-from gguf_jax.models.companions import Accompanied, Companions, checked_ids
+from gguf_jax.models.companions import Accompanied, Companions, checked_ids, whole_logits
 from gguf_jax.nn.kv_cache import CacheType, cache_types
 from gguf_jax.nn.linear import Embedding, Linear, RMSNorm
 from gguf_jax.nn.ssm import StateCache, causal_conv, selective_scan
@@ -185,9 +184,7 @@ class Mamba(Accompanied):
 
     def __call__(self, tokens: Any) -> jax.Array:
         """Logits of whole sequences, float32 `[B, T, vocab]`: as `Decoder`'s."""
-        tokens = checked_ids(tokens, self.config.vocab_size)
-        graphdef, state = nnx.split(self.structure())
-        return _whole(graphdef, state, tokens)
+        return whole_logits(self, checked_ids(tokens, self.config.vocab_size))
 
     def hidden(
         self,
@@ -240,11 +237,3 @@ class Mamba(Accompanied):
         blocks = range(c.block_count)
         # arrays of their own, since a cache is donated
         return StateCache(tuple(conv + 0 for _ in blocks), tuple(ssm + 0 for _ in blocks), jnp.zeros(batch, jnp.int32))
-
-
-@partial(jax.jit, static_argnums=0)
-def _whole(graphdef: nnx.GraphDef, state: nnx.State, tokens: jax.Array) -> jax.Array:
-    model: Mamba = nnx.merge(graphdef, state)
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-    hidden, _ = model.hidden(tokens, positions)
-    return model.logits(hidden)
