@@ -14,7 +14,8 @@ from gguf_jax.api import load
 from gguf_jax.bundled import bundled_model
 from gguf_jax.generation import Scheduler
 from gguf_jax.nn.kv_cache import CacheType
-from gguf_jax.server.app import Settings, make_app
+from gguf_jax.server.app import make_app
+from gguf_jax.server.settings import Settings
 from gguf_jax.server.worker import Worker
 
 

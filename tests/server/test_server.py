@@ -12,7 +12,8 @@ from fastapi.testclient import TestClient
 import gguf_jax as gj
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.generation import Scheduler
-from gguf_jax.server.app import Settings, make_app
+from gguf_jax.server.app import make_app
+from gguf_jax.server.settings import Settings
 from gguf_jax.server.worker import Worker
 from tests.evals.reference import noise
 
