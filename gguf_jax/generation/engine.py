@@ -87,7 +87,7 @@ class Engine(Setting):
         plan = plan_for(params, self.config.vocab_size)
         starts, sampler, logits = watch.call(self._prepare, prompts, params)
         logits = self._prefill(prompts, starts, logits, watch)
-        tokens, sampler = watch.call(steps.first, logits, sampler, plan=plan)
+        tokens, sampler, _ = watch.call(steps.choose, logits, sampler, plan=plan)
         tokens.block_until_ready()
         timings.prefill_s += watch.lap()
         positions = jnp.asarray(lengths, jnp.int32)
@@ -118,7 +118,7 @@ class Engine(Setting):
     ) -> tuple[jax.Array, jax.Array, Sampler]:
         """Dispatch one step; the next tokens and positions `[B]`."""
         cache, self._cache = self._cache, None  # donated: until the call returns nobody may read it
-        tokens, positions, self._cache, sampler = watch.call(
+        tokens, positions, self._cache, sampler, _ = watch.call(
             steps.decode, self.leaves, tokens, positions, cache, sampler, spec=self.spec, plan=plan, span=span
         )
         return tokens, positions, sampler

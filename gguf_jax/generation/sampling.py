@@ -181,7 +181,9 @@ def with_prompt(sampler: Sampler, prompts: Sequence[Sequence[int]]) -> Sampler:
     return accept(sampler, jnp.asarray(tokens), jnp.asarray(valid))
 
 
-def sample(logits: jax.Array, sampler: Sampler, plan: SamplerPlan) -> tuple[jax.Array, Sampler]:
+def sample(
+    logits: jax.Array, sampler: Sampler, plan: SamplerPlan, allowed: jax.Array | None = None
+) -> tuple[jax.Array, Sampler]:
     """Chooses the next token of each slot. The same seed and logits give the same tokens, whatever the other slots.
 
     A slot with temperature <= 0 takes the best token after bias and penalties, at equal logits that of the lowest id.
@@ -191,11 +193,15 @@ def sample(logits: jax.Array, sampler: Sampler, plan: SamplerPlan) -> tuple[jax.
         logits: `[B, V]`, no NaN; computed in float32.
         sampler: of B slots.
         plan: static; `plan_for` the parameters of the sampler, or of more slots than it has.
+        allowed: uint32 `[B, ceil(V / 32)]`: bit `i % 32` of word `i // 32` is set where token i may be chosen; None:
+            all of them. Others have a logit of -inf, before anything else is done.
 
     Returns:
         (tokens int32 `[B]`, the sampler with those tokens accepted and `step` one higher).
     """
     with jax.named_scope("sample"):
+        if allowed is not None:
+            logits = jnp.where(_bits(allowed, logits.shape[1]), logits, -jnp.inf)
         logits = _adjusted(logits, sampler, plan)
         if plan.greedy:
             tokens = top_k(logits, 1)[1][:, 0]
@@ -248,6 +254,12 @@ def log_probs(logits: jax.Array, tokens: jax.Array, k: int) -> tuple[jax.Array, 
     chosen = jnp.take_along_axis(logits, tokens[:, None], axis=-1) - normalizer
     values, ids = top_k(logits, max(k, 1))
     return chosen[:, 0], values[:, :k] - normalizer, ids[:, :k]
+
+
+def _bits(words: jax.Array, count: int) -> jax.Array:
+    """uint32 `[B, ceil(count / 32)]` as bool `[B, count]`, the lowest bit first."""
+    bits = (words[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    return bits.reshape(words.shape[0], -1)[:, :count].astype(bool)
 
 
 def _adjusted(logits: jax.Array, sampler: Sampler, plan: SamplerPlan) -> jax.Array:

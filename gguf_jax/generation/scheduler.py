@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,74 +28,29 @@ import numpy as np
 
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.generation import steps
+from gguf_jax.generation.constraint import Constraint
+from gguf_jax.generation.request import FinishReason, QueueFull, Request, Slot, SlotState, common
 from gguf_jax.generation.sampling import Sampler, SamplerPlan, SamplingParams, make_sampler, plan_for, with_prompt
 from gguf_jax.generation.setting import Setting
+from gguf_jax.generation.speculation import Drafter, Speculation, guess_length
 from gguf_jax.models import Decoder
 
-FinishReason = Literal["stop", "length", "cancelled"]
+__all__ = ["MOST_SCORED", "FinishReason", "QueueFull", "Request", "Scheduler", "SlotState"]
 
 MOST_SCORED = 64
-SCORED = (5, 20, MOST_SCORED)
-"""How many of the best tokens programs are compiled to score, beside none of them."""
-
-
-class QueueFull(GGUFJaxError):
-    """There is no room for another request to wait."""
-
-
-@dataclass(eq=False)
-class Request:
-    """One prompt and what has become of it.
-
-    Attributes:
-        id: in the order of `add`.
-        tokens: the answer so far, the token that ended it included.
-        finish: why it ended: "stop" at a token of `end_ids`, "length" at `max_tokens` or a full context, "cancelled";
-            None: it has not.
-        top: how many of the best tokens' log-probabilities are wanted beside that of each token; None: none at all.
-        log_probs: for each of `tokens` its own and those of the best, by falling probability, where they are wanted:
-            natural logarithms, of the model, before anything that `params` changes.
-        reused: tokens of the prompt that a cache held already.
-    """
-
-    id: int
-    prompt: list[int]
-    params: SamplingParams
-    max_tokens: int
-    end_ids: frozenset[int]
-    top: int | None = None
-    tokens: list[int] = field(default_factory=list)
-    log_probs: list[tuple[float, list[tuple[int, float]]]] = field(default_factory=list)
-    finish: FinishReason | None = None
-    reused: int = 0
-
-
-@dataclass
-class _Slot:
-    """A row of the cache.
-
-    Attributes:
-        request: whose it is; None: it is free.
-        held: tokens whose keys and values are in it.
-        drawn: tokens that were drawn for the request, those included that the host has not read.
-    """
-
-    request: Request | None = None
-    held: list[int] = field(default_factory=list)
-    drawn: int = 0
-
-    @property
-    def prefilling(self) -> bool:
-        return self.request is not None and not self.drawn
+SCORED = (0, 5, 20, MOST_SCORED)
+"""How many of the best tokens programs are compiled to score."""
 
 
 @dataclass
 class _Drawn:
-    """What was drawn and not read: tokens, their scores where somebody wants them, and of each place whose it is."""
+    """What was drawn and not read: tokens `[B]` or `[B, T]`, their scores where somebody wants them, and of each place
+    whose it is, with how many tokens had been guessed."""
 
     tokens: jax.Array
     scores: steps.LogProbs | None
     owners: dict[int, Request]
+    guessed: Mapping[int, int]
 
 
 class Scheduler(Setting):
@@ -107,30 +62,43 @@ class Scheduler(Setting):
         max_queue: requests that may wait for a slot; None: any number.
         reuse: whether the beginning of a prompt that a free slot holds is not run again. The slot with the longest one
             is taken. (With `precision="fast"` a prompt that is run in other pieces may differ in the last bits.)
+        speculation: how to guess what follows, see `generation.speculation`; None: not at all.
     """
 
     def __init__(
-        self, model: Decoder, *, slots: int = 4, max_queue: int | None = None, reuse: bool = True, **options: Any
+        self,
+        model: Decoder,
+        *,
+        slots: int = 4,
+        max_queue: int | None = None,
+        reuse: bool = True,
+        speculation: Speculation | None = None,
+        **options: Any,
     ) -> None:
         if slots < 1:
             raise GGUFJaxError(f"slots: expected at least 1, found {slots}")
         super().__init__(model, **options)
         self.max_queue, self.reuse = max_queue, reuse
-        self._slots = [_Slot() for _ in range(slots)]
+        self._slots = [Slot() for _ in range(slots)]
         self._queue: collections.deque[Request] = collections.deque()
         self._ids = itertools.count()
+        self._turns = itertools.count(1)
         self._cache: Any = self.new_cache(slots)
+        if speculation is not None and not self._cache.rewinds:
+            raise GGUFJaxError("speculation: expected a model that keeps keys and values, found one that keeps states")
+        self._drafter: Drafter | None = None if speculation is None else speculation.drafter(self, slots)
         self._tokens = jnp.zeros(slots, jnp.int32)  # of every slot the last token, as the device has it
         self._plan = SamplerPlan()
         self._sampler = make_sampler([SamplingParams.greedy()] * slots, self.config.vocab_size)
         self._top = 0
         """How many of the best are scored, for whoever has wanted most."""
         self._unread: list[_Drawn] = []
+        self._failed: list[Request] = []
 
     @property
     def busy(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self._queue or self._unread or any(slot.request for slot in self._slots))
+        return bool(self._queue or self._unread or self._failed or any(slot.request for slot in self._slots))
 
     @property
     def waiting(self) -> int:
@@ -142,6 +110,11 @@ class Scheduler(Setting):
         """Slots without a request."""
         return sum(slot.request is None for slot in self._slots)
 
+    @property
+    def slots(self) -> list[SlotState]:
+        """What stands in each slot."""
+        return [slot.state for slot in self._slots]
+
     def add(
         self,
         prompt: Sequence[int],
@@ -150,6 +123,7 @@ class Scheduler(Setting):
         max_tokens: int | None = None,
         end_ids: Collection[int] = (),
         top: int | None = None,
+        constraint: Constraint | None = None,
     ) -> Request:
         """A request that `step` will work on; they get slots in the order in which they came.
 
@@ -158,6 +132,7 @@ class Scheduler(Setting):
             max_tokens: longest answer; None: as far as the context reaches.
             end_ids: tokens that end the answer.
             top: see `Request`; from 0 to 64.
+            constraint: what the answer must look like; of this request alone.
 
         Raises:
             PromptTooLong, GGUFJaxError: as `Setting.check_prompt`; `max_tokens` is less than 1; a biased token is not
@@ -176,7 +151,7 @@ class Scheduler(Setting):
             raise GGUFJaxError(f"top: expected from 0 to {MOST_SCORED} log-probabilities, found {top}")
         room = self.ctx_size - len(prompt)
         longest = room if max_tokens is None else min(max_tokens, room)
-        request = Request(next(self._ids), list(prompt), params, longest, frozenset(end_ids), top)
+        request = Request(next(self._ids), list(prompt), params, longest, frozenset(end_ids), top, constraint)
         self._queue.append(request)
         return request
 
@@ -189,97 +164,214 @@ class Scheduler(Setting):
             self._queue.remove(request)
         for slot in self._slots:
             if slot.request is request:
-                slot.request = None
+                slot.leave()
 
     def step(self) -> list[tuple[Request, int]]:
-        """Goes on with everything by one token, or one chunk of a prompt.
+        """Goes on with everything by one token (by several where they were guessed), or one chunk of a prompt.
 
         Returns:
             requests with the tokens that have become known, in the order in which they were drawn. A request whose
-            `finish` is set has got its last one.
+            `finish` is set has got its last one; where that is "error", what stands for it is -1.
         """
         self._admit()
         before, self._unread = self._unread, []
-        self._decode()
-        found = [event for drawn in before for event in self._read(drawn)]
+        owners = {} if self._drafter else self._going()
+        if self._drafter:
+            found = self._read(before)  # what follows is guessed from it
+            self._guess(self._drafter)
+        elif any(request.constraint for request in owners.values()):
+            found = self._decode_constrained(owners, before)
+        else:
+            self._decode(owners)
+            found = self._read(before)
         self._prefill()
-        return found
+        failed, self._failed = self._failed, []
+        return found + [(request, -1) for request in failed]
 
     # ---- what a step is made of ----
 
     def _admit(self) -> None:
         while self._queue and (free := [i for i, slot in enumerate(self._slots) if slot.request is None]):
             request = self._queue.popleft()
-            common = [self._common(slot, request.prompt) for slot in self._slots]
-            kept = self._cache.kept(common) if self.reuse else [0] * len(common)
+            # the last token is always run, for its logits
+            prompt = request.prompt[:-1]
+            same = [common(slot.held, prompt) if i in free else 0 for i, slot in enumerate(self._slots)]
+            kept = self._cache.kept(same) if self.reuse else [0] * len(same)
             # the longest beginning, and else the slot that has least to lose
             index = max(free, key=lambda i: (kept[i], -len(self._slots[i].held)))
-            slot = self._slots[index]
-            slot.request, slot.drawn, slot.held = request, 0, slot.held[: kept[index]]
+            self._slots[index] = Slot(request, self._slots[index].held[: kept[index]])
             request.reused = kept[index]
 
-    @staticmethod
-    def _common(slot: _Slot, prompt: Sequence[int]) -> int:
-        """Tokens that a prompt has in common with a slot; the last one is always run, for its logits."""
-        pairs = zip(slot.held, prompt[:-1], strict=False)
-        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    def _going(self) -> dict[int, Request]:
+        """Slots that want another token, and whose they are."""
+        return {
+            i: slot.request
+            for i, slot in enumerate(self._slots)
+            if slot.request is not None and 0 < slot.drawn < slot.request.max_tokens
+        }
 
-    def _decode(self) -> None:
-        """Dispatches a token for every slot that wants one."""
-        owners: dict[int, Request] = {}
+    def _places(self, owners: Mapping[int, Request]) -> np.ndarray:
+        """Of every slot the position int32 `[B]` of its last token, -1 where it is idle."""
         positions = np.full(len(self._slots), -1, np.int32)
-        for i, slot in enumerate(self._slots):
-            request = slot.request
-            if request is not None and 0 < slot.drawn < request.max_tokens:
-                owners[i], positions[i] = request, len(request.prompt) + slot.drawn - 1
-                slot.drawn += 1
+        for i, request in owners.items():
+            positions[i] = len(request.prompt) + self._slots[i].drawn - 1
+        return positions
+
+    def _scored(self, requests: Collection[Request]) -> int | None:
+        return self._top if any(request.top is not None for request in requests) else None
+
+    def _decode(self, owners: dict[int, Request]) -> None:
+        """Dispatches a token for every slot that wants one."""
         if not owners:
             return
+        positions = self._places(owners)
         cache, self._cache = self._cache, None  # donated: until the call returns nobody may read it
-        operands = self.leaves, self._tokens, positions, cache, self._sampler
-        options: dict[str, Any] = dict(spec=self.spec, plan=self._plan, span=self.span(int(positions.max()) + 1))
-        scores = None
-        if any(request.top is not None for request in owners.values()):
-            found = steps.decode_scored(*operands, **options, top=self._top)
-            self._tokens, _, self._cache, self._sampler, scores = found
-        else:
-            self._tokens, _, self._cache, self._sampler = steps.decode(*operands, **options)
-        self._unread.append(_Drawn(self._tokens, scores, owners))
+        self._tokens, _, self._cache, self._sampler, scores = steps.decode(
+            self.leaves,
+            self._tokens,
+            positions,
+            cache,
+            self._sampler,
+            spec=self.spec,
+            plan=self._plan,
+            span=self.span(int(positions.max()) + 1),
+            top=self._scored(owners.values()),
+        )
+        self._note(owners, scores)
 
-    def _read(self, drawn: _Drawn) -> list[tuple[Request, int]]:
-        """Waits for tokens, and gives them to those that still want them."""
-        ids = np.asarray(drawn.tokens)
-        scores = None if drawn.scores is None else [np.asarray(each) for each in drawn.scores]
-        found = []
-        for i, request in drawn.owners.items():
-            if request.finish is not None:
-                continue
-            row, slot = i % len(ids), self._slots[i]
-            token = int(ids[row])
-            request.tokens.append(token)
-            if request.top is not None and scores is not None:
-                own, values, best = (each[row] for each in scores)
-                pairs = zip(best[: request.top].tolist(), values[: request.top].tolist(), strict=True)
-                request.log_probs.append((float(own), list(pairs)))
-            if token in request.end_ids:
-                request.finish = "stop"
-            elif len(request.tokens) == request.max_tokens:
-                request.finish = "length"
-            found.append((request, token))
-            # what was drawn from this token has put it into the cache
-            slot.held = request.prompt + request.tokens[: slot.drawn - 1]
-            if request.finish is not None:
-                slot.request = None
+    def _decode_constrained(self, owners: dict[int, Request], before: list[_Drawn]) -> list[tuple[Request, int]]:
+        """`_decode` in two parts: what may come next is asked while the model runs on what came last."""
+        positions = self._places(owners)
+        cache, self._cache = self._cache, None
+        span = self.span(int(positions.max()) + 1)
+        logits, self._cache = steps.following(self.leaves, self._tokens, positions, cache, spec=self.spec, span=span)
+        found = self._read(before, running=owners)
+        allowed = self._allowed(owners)
+        top = self._scored(owners.values())
+        self._tokens, self._sampler, scores = steps.choose(logits, self._sampler, allowed, plan=self._plan, top=top)
+        self._note(owners, scores)
         return found
+
+    def _guess(self, drafter: Drafter) -> None:
+        """Dispatches several tokens for every slot whose next ones a drafter knows, one for the others."""
+        owners = self._going()
+        if not owners:
+            return
+        wanted = {
+            i: (request, min(drafter.most, request.max_tokens - len(request.tokens) - 1))
+            for i, request in owners.items()
+            if request.constraint is None
+        }
+        guesses = drafter.draft(wanted, self._sampler, self._plan) if any(most for _, most in wanted.values()) else {}
+        allowed = self._allowed(owners) if any(request.constraint for request in owners.values()) else None
+        if not guesses and allowed is None:
+            return self._decode(owners)
+        drafts = np.full((len(self._slots), guess_length(max(map(len, guesses.values()), default=1))), -1, np.int32)
+        for i, guess in guesses.items():
+            drafts[i, : len(guess)] = guess
+        positions = self._places(owners)
+        cache, self._cache = self._cache, None
+        tokens, self._tokens, self._cache, self._sampler, scores = steps.verify(
+            self.leaves,
+            self._tokens,
+            drafts,
+            positions,
+            cache,
+            self._sampler,
+            allowed,
+            spec=self.spec,
+            plan=self._plan,
+            span=self.span(int(positions.max()) + 1 + drafts.shape[1]),
+            top=self._scored(owners.values()),
+        )
+        self._note(owners, scores, tokens, {i: len(guess) for i, guess in guesses.items()})
+
+    def _note(
+        self,
+        owners: dict[int, Request],
+        scores: steps.LogProbs | None,
+        tokens: jax.Array | None = None,
+        guessed: Mapping[int, int] | None = None,
+    ) -> None:
+        for i, request in owners.items():
+            if self._slots[i].request is request:  # it may have ended while its last token was read
+                self._slots[i].drawn += 1
+        self._unread.append(_Drawn(self._tokens if tokens is None else tokens, scores, owners, guessed or {}))
+
+    def _allowed(self, owners: Mapping[int, Request]) -> np.ndarray:
+        """What may come next, uint32 `[B, ceil(V / 32)]`: anything, where nobody says otherwise."""
+        allowed = np.full((len(self._slots), -(-self.config.vocab_size // 32)), 0xFFFFFFFF, np.uint32)
+        for i, request in owners.items():
+            if request.constraint is None or request.finish is not None:
+                continue
+            try:
+                request.constraint.mask(allowed[i])
+            except Exception as error:  # of one request, whatever it is: the others go on
+                self._fail(request, error)
+        return allowed
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        self.cancel(request)
+        lines = str(error).splitlines()
+        request.finish, request.error = "error", lines[0] if lines else type(error).__name__
+        self._failed.append(request)
+
+    def _read(self, before: list[_Drawn], running: Collection[int] = ()) -> list[tuple[Request, int]]:
+        """Waits for tokens, and gives them to those that still want them. In slots that are `running` the token that
+        is read has been put into the cache though the next one is not drawn."""
+        found: list[tuple[Request, int]] = []
+        for drawn in before:
+            ids = np.asarray(drawn.tokens)
+            scores = None if drawn.scores is None else [np.asarray(each) for each in drawn.scores]
+            for i, request in drawn.owners.items():
+                row = i % len(ids)
+                own = None if scores is None else [each[row] for each in scores]
+                tokens = [int(ids[row])] if ids.ndim == 1 else [token for token in ids[row].tolist() if token >= 0]
+                for j, token in enumerate(tokens):
+                    if request.finish is not None:
+                        break
+                    at = own if own is None or ids.ndim == 1 else [each[j] for each in own]
+                    self._take(request, token, at)
+                    found.append((request, token))
+                request.guessed += drawn.guessed.get(i, 0)
+                request.accepted += len(tokens) - 1
+                slot = self._slots[i]
+                if slot.request is not request:
+                    continue
+                if self._drafter is not None:
+                    slot.drawn = len(request.tokens)
+                if request.finish is not None:
+                    slot.drawn += i in running
+                    slot.leave()
+        return found
+
+    def _take(self, request: Request, token: int, scores: list[Any] | None) -> None:
+        """The next token of an answer, which may be its last."""
+        request.tokens.append(token)
+        if request.top is not None and scores is not None:
+            own, values, best = scores
+            pairs = zip(best[: request.top].tolist(), values[: request.top].tolist(), strict=True)
+            request.log_probs.append((float(own), list(pairs)))
+        try:
+            ends = request.constraint is not None and request.constraint.accept(token)
+        except Exception as error:  # see _allowed
+            return self._fail(request, error)
+        if ends or token in request.end_ids:
+            request.finish = "stop"
+        elif len(request.tokens) == request.max_tokens:
+            request.finish = "length"
 
     def _prefill(self) -> None:
         """Dispatches a chunk of the prompt that has waited longest, and behind its last one the first token."""
-        waiting = [(slot.request.id, i) for i, slot in enumerate(self._slots) if slot.request and slot.prefilling]
+        waiting = [
+            (slot.turn, slot.request.id, i) for i, slot in enumerate(self._slots) if slot.request and slot.prefilling
+        ]
         if not waiting:
             return
-        index = min(waiting)[1]
+        index = min(waiting)[-1]
         slot, request = self._slots[index], self._slots[index].request
         assert request is not None
+        slot.turn = next(self._turns)
         start, left = len(slot.held), len(request.prompt) - len(slot.held)
         length = self.chunk_length(left)
         chunk = request.prompt[start : start + length]
@@ -305,15 +397,16 @@ class Scheduler(Setting):
         """The first token of a request, whose sampler joins the others."""
         needed = with_prompt(self._sampler_of(request.params), [request.prompt])
         self._plan = self._plan.joined(plan_for([request.params], self.config.vocab_size))
-        scores = None
-        if request.top is None:
-            token, row = steps.first(logits, needed, plan=self._plan)
-        else:
-            self._top = max(self._top, next(size for size in (0, *SCORED) if size >= request.top))
-            token, row, scores = steps.first_scored(logits, needed, plan=self._plan, top=self._top)
+        if request.top is not None:
+            self._top = max(self._top, next(size for size in SCORED if size >= request.top))
+        allowed = None if request.constraint is None else self._allowed({index: request})[index : index + 1]
+        if request.finish is not None:  # its constraint has failed
+            return
+        top = self._scored([request])
+        token, row, scores = steps.choose(logits, needed, allowed, plan=self._plan, top=top)
         self._sampler, self._tokens = steps.insert(self._sampler, self._tokens, row, token, np.int32(index))
         self._slots[index].drawn = 1
-        self._unread.append(_Drawn(token, scores, {index: request}))
+        self._unread.append(_Drawn(token, scores, {index: request}, {}))
 
     def _sampler_of(self, params: SamplingParams) -> Sampler:
         """A sampler of one slot, in the shapes of the others', which grow where it needs more."""

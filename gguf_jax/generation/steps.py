@@ -1,4 +1,4 @@
-"""The compiled programs of generation: prefill a chunk, pick the first token, decode one token for every slot.
+"""The compiled programs of generation: prefill a chunk, choose tokens, decode one or verify several for every slot.
 
 Pure functions of the model's leaves, the cache (donated: updated in place) and the sampler. A program is compiled for
 each combination of model structure, batch, chunk length, `span` and sampler plan; chunk lengths and spans are
@@ -125,24 +125,28 @@ def insert(
     return jax.tree.map(lambda leaf, new: put(leaf, new), sampler, row), put(tokens, token)
 
 
-@partial(jax.jit, static_argnames=("plan",), donate_argnames=("sampler",))
-def first(logits: jax.Array, sampler: Sampler, *, plan: SamplerPlan) -> tuple[jax.Array, Sampler]:
-    """The token after the prompt: int32 `[B]`, from the `logits [B, V]` that prefill left."""
-    with jax.named_scope("sample"):
-        return sample(logits, sampler, plan)
-
-
 @partial(jax.jit, static_argnames=("plan", "top"), donate_argnames=("sampler",))
-def first_scored(
-    logits: jax.Array, sampler: Sampler, *, plan: SamplerPlan, top: int
-) -> tuple[jax.Array, Sampler, LogProbs]:
-    """`first`, with the log-probabilities of what it chose and of the `top` best."""
+def choose(
+    logits: jax.Array, sampler: Sampler, allowed: jax.Array | None = None, *, plan: SamplerPlan, top: int | None = None
+) -> tuple[jax.Array, Sampler, LogProbs | None]:
+    """The token behind every slot: int32 `[B]`, from its `logits [B, V]`, and if `top` is given how probable it and
+    the `top` best were. `allowed`: see `sampling.sample`."""
     with jax.named_scope("sample"):
-        tokens, sampler = sample(logits, sampler, plan)
-        return tokens, sampler, log_probs(logits, tokens, top)
+        tokens, sampler = sample(logits, sampler, plan, allowed)
+        return tokens, sampler, None if top is None else log_probs(logits, tokens, top)
 
 
-@partial(jax.jit, static_argnames=("spec", "plan", "span"), donate_argnames=("cache", "sampler"))
+@partial(jax.jit, static_argnames=("spec", "span"), donate_argnames=("cache",))
+def following(
+    leaves: Leaves, tokens: jax.Array, positions: jax.Array, cache: Cache, *, spec: Spec, span: int
+) -> tuple[jax.Array, Cache]:
+    """The logits `[B, V]` behind int32 `tokens [B]` at `positions [B]`, for whom has to know the token before `choose`
+    can be called."""
+    logits, cache = _logits(leaves, tokens[:, None], positions[:, None], cache, spec, span)
+    return logits[:, 0], cache
+
+
+@partial(jax.jit, static_argnames=("spec", "plan", "span", "top"), donate_argnames=("cache", "sampler"))
 def decode(
     leaves: Leaves,
     tokens: jax.Array,
@@ -153,42 +157,124 @@ def decode(
     spec: Spec,
     plan: SamplerPlan,
     span: int,
-) -> tuple[jax.Array, jax.Array, Cache, Sampler]:
-    """One token for every slot: int32 `tokens [B]` standing at `positions [B]` -> the next tokens and positions.
+    top: int | None = None,
+) -> tuple[jax.Array, jax.Array, Cache, Sampler, LogProbs | None]:
+    """One token for every slot: int32 `tokens [B]` standing at `positions [B]` -> the next tokens and positions, and if
+    `top` is given how probable they and the `top` best were.
 
     A slot that has nothing more to say may run on: past the cache's end its keys are dropped.
     """
-    logits, cache = _following(leaves, tokens, positions, cache, spec, span)
+    logits, cache = _logits(leaves, tokens[:, None], positions[:, None], cache, spec, span)
     with jax.named_scope("sample"):
-        tokens, sampler = sample(logits, sampler, plan)
-    return tokens, positions + 1, cache, sampler
+        tokens, sampler = sample(logits[:, 0], sampler, plan)
+        scores = None if top is None else log_probs(logits[:, 0], tokens, top)
+    return tokens, positions + 1, cache, sampler, scores
 
 
 @partial(jax.jit, static_argnames=("spec", "plan", "span", "top"), donate_argnames=("cache", "sampler"))
-def decode_scored(
+def verify(
+    leaves: Leaves,
+    tokens: jax.Array,
+    drafts: jax.Array,
+    positions: jax.Array,
+    cache: Cache,
+    sampler: Sampler,
+    allowed: jax.Array | None = None,
+    *,
+    spec: Spec,
+    plan: SamplerPlan,
+    span: int,
+    top: int | None = None,
+) -> tuple[jax.Array, jax.Array, Cache, Sampler, LogProbs | None]:
+    """Several tokens for every slot at once: those that were guessed rightly, and the one behind them.
+
+    What is drawn depends on logits, seed and step alone, so each token is drawn as ever, and a guess is right if it is
+    that token: what comes out is what `decode` gives, one token after the other.
+
+    Args:
+        tokens: int32 `[B]`, the last token of each slot.
+        drafts: int32 `[B, K]`, guesses of what follows; -1 where there is none (behind the others of its row).
+        positions: int32 `[B]`, of `tokens`; -1: an idle slot.
+        allowed: see `sampling.sample`; of the first token, so that a slot with one is to have no guesses.
+
+    Returns:
+        the tokens int32 `[B, K + 1]`, -1 behind the first that was not guessed; the last one of each slot `[B]`; cache,
+        sampler; scores `[B, K + 1]` and `[B, K + 1, top]`.
+    """
+    chunk = jnp.concatenate([tokens[:, None], drafts], axis=1)
+    places = positions[:, None] + jnp.arange(chunk.shape[1])
+    places = jnp.where((positions >= 0)[:, None] & (chunk >= 0), places, -1)
+    logits, cache = _logits(leaves, jnp.maximum(chunk, 0), places, cache, spec, span)
+    guesses = jnp.concatenate([drafts, jnp.full_like(tokens, -1)[:, None]], axis=1)
+
+    def drawn(carry: tuple[Any, ...], inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
+        sampler, last, going = carry
+        row, guess = inputs
+        found, moved = sample(row, sampler, plan, allowed)
+        scores = None if top is None else log_probs(row, found, top)
+        # a slot that has come to its end keeps its sampler as it was
+        sampler = jax.tree.map(lambda new, old: jnp.where(_rows(going, new), new, old), moved, sampler)
+        found = jnp.where(going, found, -1)
+        last = jnp.where(going, found, last)
+        return (sampler, last, going & (found == guess)), (found, scores)
+
+    with jax.named_scope("sample"):
+        start = sampler, tokens, jnp.ones(tokens.shape, bool)
+        columns = jnp.swapaxes(logits, 0, 1), guesses.T
+        (sampler, last, _), (found, scores) = jax.lax.scan(drawn, start, columns)
+    return found.T, last, cache, sampler, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), scores)
+
+
+@partial(jax.jit, static_argnames=("spec", "plan", "span", "count"), donate_argnames=("cache",))
+def draft(
     leaves: Leaves,
     tokens: jax.Array,
     positions: jax.Array,
+    last: jax.Array,
     cache: Cache,
     sampler: Sampler,
     *,
     spec: Spec,
     plan: SamplerPlan,
     span: int,
-    top: int,
-) -> tuple[jax.Array, jax.Array, Cache, Sampler, LogProbs]:
-    """`decode`, with the log-probabilities of what it chose and of the `top` best."""
-    logits, cache = _following(leaves, tokens, positions, cache, spec, span)
-    with jax.named_scope("sample"):
-        tokens, sampler = sample(logits, sampler, plan)
-        return tokens, positions + 1, cache, sampler, log_probs(logits, tokens, top)
+    count: int,
+) -> tuple[jax.Array, Cache]:
+    """What a draft model takes to follow int32 `tokens [B, T]` at `positions [B, T]` (-1: padding), whose last ones
+    stand at index `last [B]` (-1: an idle slot): `[B, count]`. It draws with the target's sampler, which is not
+    changed: the same noise makes both choose alike."""
+    logits, cache = _logits(leaves, tokens, positions, cache, spec, span, jnp.maximum(last, 0)[:, None])
+    place = jnp.where(last >= 0, jnp.take_along_axis(positions, jnp.maximum(last, 0)[:, None], axis=1)[:, 0], -1)
+    first, sampler = sample(logits[:, 0], sampler, plan)
+
+    def more(carry: tuple[Any, ...], _: None) -> tuple[Any, jax.Array]:
+        token, place, cache, sampler = carry
+        place = jnp.where(place >= 0, place + 1, -1)
+        logits, cache = _logits(leaves, token[:, None], place[:, None], cache, spec, span)
+        token, sampler = sample(logits[:, 0], sampler, plan)
+        return (token, place, cache, sampler), token
+
+    (_, _, cache, _), rest = jax.lax.scan(more, (first, place, cache, sampler), None, length=count - 1)
+    return jnp.concatenate([first[:, None], rest.T], axis=1), cache
 
 
-def _following(
-    leaves: Leaves, tokens: jax.Array, positions: jax.Array, cache: Any, spec: Spec, span: int
+def _rows(choice: jax.Array, like: jax.Array) -> jax.Array:
+    """`choice [B]` in the rank of `like [B, ...]`."""
+    return choice.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _logits(
+    leaves: Leaves,
+    tokens: jax.Array,
+    positions: jax.Array,
+    cache: Any,
+    spec: Spec,
+    span: int,
+    at: jax.Array | None = None,
 ) -> tuple[jax.Array, Any]:
-    """The logits `[B, V]` behind `tokens [B]`, and the cache with these in it."""
+    """The logits `[B, T, V]` behind `tokens [B, T]`, or those at indices `at [B, N]` of them `[B, N, V]`, and the cache
+    with the tokens in it."""
     model: Any = spec.model(leaves)
-    inputs = tokens[:, None], positions[:, None], cache
-    hidden, cache = model.hidden(*inputs, span=span, dtype=spec.dtype, precision=spec.precision)
-    return model.logits(hidden, spec.precision)[:, 0], cache
+    hidden, cache = model.hidden(tokens, positions, cache, span=span, dtype=spec.dtype, precision=spec.precision)
+    if at is not None:
+        hidden = jnp.take_along_axis(hidden, at[:, :, None], axis=1)
+    return model.logits(hidden, spec.precision), cache

@@ -46,6 +46,9 @@ class KVCache:
     def nbytes(self) -> int:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self))
 
+    rewinds = True
+    """Whether a sequence can be gone on with from before its end: what stands behind is not seen, and written anew."""
+
     def spans(self) -> tuple[int, ...]:
         """Values of `span` to compile for, see `ops.attention_spans`."""
         return attention_spans(self.k[0], self.v[0])

@@ -36,6 +36,9 @@ class StateCache:
         """Values of `span` to compile for."""
         return (SPAN,)
 
+    rewinds = False
+    """A state cannot be taken back."""
+
     def kept(self, same: Sequence[int]) -> list[int]:
         """Of every slot, how many tokens need not be run again for a sequence that has `same` tokens in common with
         what the slot has seen: all, or none, since a state cannot be taken back."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from gguf_jax.errors import GGUFJaxError
-from gguf_jax.generation import Piece, Request, SamplingParams, Scheduler
+from gguf_jax.generation import Constraint, Piece, Request, SamplingParams, Scheduler
 from gguf_jax.generation.text import Answer
 
 Load = Callable[[Callable[[float], None]], tuple[Any, Scheduler]]
@@ -35,10 +35,7 @@ class _Job:
     answer: Answer
     loop: asyncio.AbstractEventLoop
     pieces: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue)
-
-    def put(self, piece: Piece | Exception) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
-            self.loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
+    scored: int = 0  # tokens whose log-probabilities have been handed over
 
 
 class Worker:
@@ -93,6 +90,7 @@ class Worker:
         stop: Sequence[str] = (),
         ignore_eog: bool = False,
         top: int | None = None,
+        constraint: Constraint | None = None,
     ) -> AsyncGenerator[Piece]:
         """What each token adds to the answer, as `generation.pieces` has it. A caller that leaves off cancels it.
 
@@ -109,7 +107,8 @@ class Worker:
             eog = frozenset() if ignore_eog else tokenizer.eog_ids
             room = self.scheduler.ctx_size - len(prompt)
             answer = Answer(0, tokenizer, prompt, stop, min(max_tokens or room, room), eog)
-            request = self.scheduler.add(prompt, params, max_tokens=max_tokens, end_ids=eog, top=top)
+            options: dict[str, Any] = dict(max_tokens=max_tokens, end_ids=eog, top=top, constraint=constraint)
+            request = self.scheduler.add(prompt, params, **options)
             self._jobs[request] = job = _Job(request, answer, loop)
             self.prompted += len(prompt)
             return job
@@ -179,26 +178,42 @@ class Worker:
             try:
                 events = self.scheduler.step()
             except Exception as error:  # a program failed: everybody is told, nobody waits for ever
-                for job in list(self._jobs.values()):
-                    job.put(GGUFJaxError(f"engine: {str(error).splitlines()[0]}"))
+                jobs = list(self._jobs.values())
+                self._hand_over([(job, GGUFJaxError(f"engine: {str(error).splitlines()[0]}")) for job in jobs])
+                for job in jobs:
                     self._end(job)
                 return True
-            for request, token in events:
-                self._deliver(request, token)
+            found = ((self._jobs.get(request), token) for request, token in events)
+            self._hand_over([(job, self._piece(job, token)) for job, token in found if job is not None])
         return True
 
-    def _deliver(self, request: Request, token: int) -> None:
-        job = self._jobs.get(request)
-        if job is None:
-            return
+    @staticmethod
+    def _hand_over(pieces: Sequence[tuple[_Job, Piece | Exception]]) -> None:
+        """Puts pieces into their queues, all of a step in one call: each wakes the event loop by a system call."""
+
+        def put(pieces: Sequence[tuple[_Job, Piece | Exception]]) -> None:
+            for job, piece in pieces:
+                job.pieces.put_nowait(piece)
+
+        loops = {job.loop for job, _ in pieces}
+        for loop in loops:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+                loop.call_soon_threadsafe(put, [each for each in pieces if each[0].loop is loop])
+
+    def _piece(self, job: _Job, token: int) -> Piece | Exception:
+        request = job.request
+        if request.finish == "error":
+            self._end(job)
+            return GGUFJaxError(request.error or "the answer could not be gone on with")
         self.drawn += 1
         piece = job.answer.put(token)
         if request.log_probs:
-            piece = replace(piece, log_probs=request.log_probs[len(request.tokens) - 1])
-        job.put(piece)
+            piece = replace(piece, log_probs=request.log_probs[job.scored])
+            job.scored += 1
         if piece.finish is not None:
             self.answered += 1
             self._end(job)
+        return piece
 
     def _end(self, job: _Job) -> None:
         assert self.scheduler is not None

@@ -107,10 +107,10 @@ def test_the_context_ends_an_answer(model):
 def test_steady_state_compiles_nothing(model):
     engine = gj.Engine(model)
     answers(engine, [PROMPTS[0]], [GREEDY], max_tokens=4)
-    sizes = steps.prefill._cache_size(), steps.decode._cache_size(), steps.first._cache_size()
+    sizes = steps.prefill._cache_size(), steps.decode._cache_size(), steps.choose._cache_size()
     timings = Timings()
     answers(gj.Engine(model), [PROMPTS[3]], [GREEDY], max_tokens=30, timings=timings)
-    assert (steps.prefill._cache_size(), steps.decode._cache_size(), steps.first._cache_size()) == sizes
+    assert (steps.prefill._cache_size(), steps.decode._cache_size(), steps.choose._cache_size()) == sizes
     assert timings.compile_s == 0
 
 
