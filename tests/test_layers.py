@@ -19,7 +19,7 @@ LAYERS = (
     ("nn",),
     ("models",),
     ("tokenizers", "checkpoint", "adapters"),
-    ("generation", "embeddings"),
+    ("generation", "embeddings", "grammars", "chat"),
     ("quantization", "api", "convert", "bench", "evals"),
     ("server", "cli", "__main__"),
 )

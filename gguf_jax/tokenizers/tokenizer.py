@@ -185,6 +185,10 @@ class Tokenizer:
         """Whether a token is a control token, which is no part of a text."""
         return bool(self._special.control[self._checked(id)])
 
+    def is_text(self, id: int) -> bool:
+        """Whether a token can be part of a text: it is no control token, and neither unknown nor unused."""
+        return not self.is_control(id) and self._vocabulary.types[id] not in (TokenType.UNKNOWN, TokenType.UNUSED)
+
     def token_text(self, id: int) -> str:
         """A token as the file spells it; bytes that are no UTF-8 are lone surrogates (`surrogateescape`)."""
         return self._vocabulary.tokens[self._checked(id)]

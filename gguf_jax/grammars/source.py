@@ -1,0 +1,181 @@
+"""From what a user wrote to what llguidance reads, and from its complaints to one line with a place in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from typing import Any, Literal, cast
+
+from gguf_jax.errors import GGUFJaxError, Unsupported
+from gguf_jax.gguf.text import printable
+
+Kind = Literal["json_schema", "json_object", "regex", "gbnf", "lark"]
+
+MOST_CHARACTERS = 1 << 16
+"""Of a grammar's source."""
+
+MOST_MULTIPLES = 10_000
+"""Of `multipleOf`, in units of its last decimal: the automaton that counts remainders has as many states."""
+
+WHITE_SPACE = r"( |\n{1,2}[ \t]{0,20})?"
+"""What may stand between the tokens of JSON: enough for any usual layout, and no room to go on in for ever."""
+
+LEVELS = "expected a schema of fewer levels, found more than can be read"
+
+JSON_OPTIONS = {"whitespace_pattern": WHITE_SPACE}
+
+
+class GrammarError(GGUFJaxError, ValueError):
+    """A grammar that cannot be compiled: where, and what is wrong there."""
+
+
+def library() -> Any:
+    """The package llguidance. Raises Unsupported where it is not installed."""
+    try:
+        import llguidance
+    except ImportError as error:
+        raise Unsupported(
+            "grammars: expected the package llguidance, found none; pip install 'gguf_jax[grammars]'"
+        ) from error
+    return llguidance
+
+
+def translated(kind: Kind, source: str | Mapping[str, Any] | bool | None, where: str) -> str:
+    """A grammar in llguidance's form. Raises GrammarError for what is seen to be wrong without its parser."""
+    if kind not in KINDS:
+        raise GrammarError(f"{where}: expected a kind of grammar among {', '.join(KINDS)}, found {kind!r}")
+    if kind not in ("json_schema", "json_object") and not isinstance(source, str):
+        raise GrammarError(f"{where}: expected a text, found {type(source).__name__}")
+    if isinstance(source, str) and len(source) > MOST_CHARACTERS:
+        raise GrammarError(f"{where}: expected at most {MOST_CHARACTERS} characters, found {len(source)}")
+    return KINDS[kind](source, where)
+
+
+def complaint(kind: Kind, source: object, message: str) -> str:
+    """What llguidance says of a grammar, as one line: the place first, as far as it is one of the user's source."""
+    place = ""
+    if kind in ("lark", "gbnf") and (found := re.match(r"(?:at )?(\d+)\((\d+)\): ", message)):
+        message = message[found.end() :]
+        place = f"line {found[1]}, column {found[2]}: " if kind == "lark" else ""
+    if found := re.search(r"regex parse error:\n    (.*)\n    ( *)\^+\nerror: (.*)", message):
+        column = len(found[2]) + 1
+        regex, what = found[1], found[3]
+        place += f"column {column}: " if kind == "regex" else f"regex {_short(regex)}: column {column}: "
+        return place + what
+    message = re.sub(r"\n +\d+ \| .*", "", message, flags=re.DOTALL)  # the line that is wrong, with an arrow under it
+    message = printable(" ".join(message.split()))
+    return place + (message if len(message) <= 400 else message[:397] + "...")
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def _json_schema(source: Any, where: str) -> str:
+    if isinstance(source, str):
+        try:
+            source = json.loads(source)
+        except json.JSONDecodeError as error:
+            raise GrammarError(f"{where}: line {error.lineno}, column {error.colno}: {error.msg}") from error
+        except RecursionError as error:
+            raise GrammarError(f"{where}: {LEVELS}") from error
+    if not isinstance(source, (Mapping, bool)):
+        raise GrammarError(f"{where}: expected a schema, which is an object, found {type(source).__name__}")
+    schema = {} if source is True else source
+    try:
+        text = json.dumps(schema, allow_nan=False)
+    except RecursionError as error:
+        raise GrammarError(f"{where}: {LEVELS}") from error
+    except (TypeError, ValueError) as error:
+        raise GrammarError(f"{where}: expected a schema that can be written as JSON: {error}") from error
+    if len(text) > MOST_CHARACTERS:
+        raise GrammarError(f"{where}: expected at most {MOST_CHARACTERS} characters of JSON, found {len(text)}")
+    _check_multiples(schema, where)
+    try:
+        return library().LLMatcher.grammar_from_json_schema(text, overrides=JSON_OPTIONS)
+    except ValueError as error:  # of what is JSON only its depth is refused
+        raise GrammarError(f"{where}: {LEVELS}") from error
+
+
+def _json_object(source: Any, where: str) -> str:
+    if source is not None:
+        raise GrammarError(f"{where}: expected no source for any JSON object, found {type(source).__name__}")
+    return _json_schema({"type": "object"}, where)
+
+
+def _regex(source: Any, where: str) -> str:
+    return library().LLMatcher.grammar_from_regex(source)
+
+
+def _lark(source: Any, where: str) -> str:
+    for found in re.finditer(r"%json\s*", source):
+        try:
+            schema, _ = json.JSONDecoder().raw_decode(source, found.end())
+        except (ValueError, RecursionError):  # llguidance says what is wrong with it
+            continue
+        _check_multiples(schema, where)
+    return library().LLMatcher.grammar_from_lark(source)
+
+
+def _gbnf(source: Any, where: str) -> str:
+    library()
+    from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
+
+    try:
+        text = gbnf_to_lark(source)
+    except GbnfToLarkError as error:
+        place = _line_and_column(source, error.pos.pos)
+        raise GrammarError(f"{where}: {place}: {str(error).split(' at line ')[0]}") from error
+    except RecursionError as error:
+        raise GrammarError(f"{where}: expected a grammar of fewer levels, found more than can be read") from error
+    except Exception as error:  # the converter has no class for what it says of rules
+        message = printable(str(error))
+        name = re.match(r"Rule '([^']*)'", message)
+        uses = list(re.finditer(rf"(?<![\w-]){re.escape(name[1])}(?![\w-])", source)) if name else []
+        place = _line_and_column(source, uses[-1].start()) + ": " if uses else ""
+        raise GrammarError(f"{where}: {place}{message}") from error
+    if len(text) > 4 * MOST_CHARACTERS:
+        raise GrammarError(f"{where}: expected a grammar that is at most {4 * MOST_CHARACTERS} characters of Lark")
+    return library().LLMatcher.grammar_from_lark(text)
+
+
+def _line_and_column(text: str, at: int) -> str:
+    line = text.count("\n", 0, at)
+    return f"line {line + 1}, column {at - (text.rfind(chr(10), 0, at) + 1) + 1}"
+
+
+def _check_multiples(schema: Any, where: str) -> None:
+    for value in _values(schema, "multipleOf"):
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            _, digits, exponent = Decimal(repr(value)).as_tuple()
+            size = int("".join(map(str, digits))) if cast(int, exponent) < 0 else abs(value)
+            if size > MOST_MULTIPLES:
+                raise GrammarError(
+                    f"{where}: multipleOf: expected at most {MOST_MULTIPLES} of its units, found {value}"
+                )
+
+
+def _values(schema: Any, key: str) -> Iterator[Any]:
+    """All values of a key, wherever they stand in nested objects and lists."""
+    left = [schema]
+    while left:
+        each = left.pop()
+        if isinstance(each, Mapping):
+            if key in each:
+                yield each[key]
+            left.extend(each.values())
+        elif isinstance(each, (list, tuple)):
+            left.extend(each)
+
+
+KINDS: dict[Kind, Callable[[Any, str], str]] = {
+    "json_schema": _json_schema,
+    "json_object": _json_object,
+    "regex": _regex,
+    "gbnf": _gbnf,
+    "lark": _lark,
+}
+"""What grammars can be written as: a JSON schema (a mapping or its text), any JSON object (no source), a regular
+expression (Rust's syntax) that the whole answer matches, llama.cpp's GBNF, and llguidance's Lark."""
