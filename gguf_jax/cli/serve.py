@@ -14,7 +14,7 @@ from gguf_jax.errors import GGUFJaxError
 def serve(
     model: options.Model = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen at.")] = 8080,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen at; 0: a free one.")] = 8080,
     ctx_size: options.CtxSize = None,
     batch_size: options.BatchSize = options.BATCH_SIZE,
     parallel: Annotated[int, typer.Option("--parallel", "-np", min=1, max=256, help="Requests answered at once.")] = 4,
@@ -27,7 +27,15 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option("--api-key", envvar="GGUF_JAX_API_KEY", help="What clients must send.")
     ] = None,
-    cors: Annotated[list[str] | None, typer.Option("--cors", help="Site whose pages may call it; repeatable.")] = None,
+    cors: Annotated[
+        list[str] | None, typer.Option("--cors", help="Site whose pages may call it, or *; repeatable.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option("--allow-host", help="Name that clients may call it by; repeatable.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0, help="Seconds that an answer may take; 0: any number.")
+    ] = 0.0,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log every request.")] = False,
     debug: options.Debug = False,
 ) -> None:
@@ -50,6 +58,8 @@ def serve(
         name=name,
         api_key=api_key,
         origins=cors or (),
+        allowed_hosts=allow_host or (),
+        timeout=timeout,
         verbose=verbose,
     )
     run(what, say)

@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
 
     add("model", help="GGUF file; without it the bundled model")
     add("host", default="127.0.0.1", help="address to listen at")
-    add("port", type=int, default=8080, help="port to listen at")
+    add("port", type=int, default=8080, help="port to listen at; 0: one that is free")
     add("ctx-size", type=int, default=None, help="tokens of prompt and answer")
     add("batch-size", type=int, default=512, help="longest chunk of a prompt that is run at once")
     add("parallel", type=int, default=1, help="requests answered at once")
@@ -55,8 +55,8 @@ def started(arguments: Sequence[str]) -> tuple[Started, list[str]]:
     given = vars(parser().parse_args(arguments))
     if given["mmproj"] is not None:
         raise GGUFJaxError("-mmproj: expected no projector, as models with vision cannot be run yet")
-    if not 1 <= given["port"] <= 65535:
-        raise GGUFJaxError(f"-port: expected from 1 to 65535, found {given['port']}")
+    if not 0 <= given["port"] <= 65535:
+        raise GGUFJaxError(f"-port: expected from 0 to 65535, found {given['port']}")
     if not 1 <= given["parallel"] <= 256:
         raise GGUFJaxError(f"-parallel: expected from 1 to 256, found {given['parallel']}")
     notes = [f"-{name}: {why}" for name, why in WITHOUT_EFFECT.items() if given[name.replace("-", "_")]]

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from gguf_jax.server import about, guards, openai, runner
+from gguf_jax.server import about, openai, problems, runner, static
+from gguf_jax.server.guards import Guards
 from gguf_jax.server.settings import Settings
 from gguf_jax.server.worker import Worker
 
@@ -24,11 +25,13 @@ def make_app(worker: Worker, settings: Settings) -> FastAPI:
         await asyncio.to_thread(worker.stop, settings.stop_seconds)
 
     app = FastAPI(title="gguf_jax", lifespan=life)
-    if settings.origins:
+    app.add_middleware(Guards, settings=settings)
+    if settings.origins:  # around the guards: a browser asks what it may send without sending a key
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["*"], allow_headers=["*"]
         )
-    guards.add(app, settings)
+    problems.add(app)
+    static.add(app)
     about.add(app, worker, settings)
     runner.add(app, worker)
     openai.add(app, worker, settings)

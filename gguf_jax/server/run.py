@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -12,11 +16,15 @@ import uvicorn
 from gguf_jax import gguf
 from gguf_jax.api import load
 from gguf_jax.bundled import bundled_model
+from gguf_jax.errors import GGUFJaxError
 from gguf_jax.generation import Scheduler
 from gguf_jax.nn.kv_cache import CacheType
 from gguf_jax.server.app import make_app
+from gguf_jax.server.protocol import BoundedHTTP
 from gguf_jax.server.settings import Settings
 from gguf_jax.server.worker import Worker
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,10 @@ class Started:
 
     Attributes:
         model: a file; None: the bundled one.
+        port: 0: one that is free.
         adapters: files of LoRA adapters with their scales.
+        timeout: seconds that an answer may take; 0: any number.
+        allowed_hosts: names that clients may call it by, beside `host` and this machine's own.
     """
 
     model: str | None = None
@@ -41,17 +52,37 @@ class Started:
     name: str | None = None
     api_key: str | None = None
     origins: Sequence[str] = ()
+    allowed_hosts: Sequence[str] = ()
+    timeout: float = 0.0
     verbose: bool = False
+
+    @property
+    def path(self) -> Path:
+        return bundled_model() if self.model is None else Path(self.model)
+
+    @property
+    def hosts(self) -> frozenset[str] | None:
+        """Names that it may be called by. Whoever listens beyond this machine and says nothing has unknown ones."""
+        if not self.allowed_hosts and not is_loopback(self.host):
+            return None
+        return LOOPBACK | {name.lower() for name in (self.host, *self.allowed_hosts)}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can get at an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def worker_of(started: Started) -> Worker:
     """The worker that will load the model. A file that is none is an error at once; raises as `gguf.read`."""
-    path = bundled_model() if started.model is None else started.model
-    with gguf.read(path):
+    with gguf.read(started.path):
         pass
 
     def loaded(told: Callable[[float], None]) -> tuple[Any, Scheduler]:
-        with gguf.read(path) as file:
+        with gguf.read(started.path) as file:
             total, done = max(1, sum(view.nbytes for view in file.tensors.values())), 0
 
             def on_tensor(_: str, nbytes: int) -> None:
@@ -67,13 +98,84 @@ def worker_of(started: Started) -> Worker:
         slots, queue = started.parallel, started.max_queue
         return model, Scheduler(model, slots=slots, max_queue=queue, reuse=started.reuse, **settings)
 
-    return Worker(loaded)
+    return Worker(loaded, started.timeout or None)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens, so that whoever is told so can connect.
+
+    Raises:
+        GGUFJaxError: the address is none, or is taken.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        found = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:
+        raise GGUFJaxError(f"host: expected an address to listen at, found {host!r}: {error}") from None
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+        found.listen(2048)
+    except OSError as error:
+        found.close()
+        raise GGUFJaxError(f"port: expected one to listen at, found {host}:{port}: {error.strerror}") from None
+    return found
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which at a first signal still listens, so that new requests are refused in words, until what is being
+    answered has been; at a second it ends at once."""
+
+    def __init__(self, config: uvicorn.Config, worker: Worker, seconds: float) -> None:
+        super().__init__(config)
+        self._worker, self._seconds = worker, seconds
+        self._until: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._until is None:
+            self._until = time.monotonic() + self._seconds
+            self._worker.refuse()
+        elif not self.should_exit:
+            self._until = 0.0
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._until is not None:
+            late = time.monotonic() > self._until
+            if late:
+                self._worker.give_up()
+            self.should_exit |= late or not self._worker.active
+        return await super().on_tick(counter)
 
 
 def run(started: Started, say: Callable[[str], object]) -> None:
-    """Serves until a signal; what is being answered is answered first."""
-    name = started.name or (Path(started.model).stem if started.model else "prose-23m")
-    app = make_app(worker_of(started), Settings(name, started.api_key, tuple(started.origins)))
-    say(f"listening at http://{started.host}:{started.port}")
-    level = "info" if started.verbose else "warning"
-    uvicorn.run(app, host=started.host, port=started.port, log_level=level, timeout_graceful_shutdown=30)
+    """Serves until a signal; what is being answered is answered first.
+
+    Raises:
+        GGUFJaxError: the file is no model, or the address cannot be had.
+    """
+    worker = worker_of(started)
+    listener = listening(started.host, started.port)
+    host = f"[{started.host}]" if ":" in started.host else started.host
+    settings = Settings(
+        name=started.name or (Path(started.model).stem if started.model else "prose-23m"),
+        path=started.path.name,
+        api_key=started.api_key,
+        origins=tuple(started.origins),
+        hosts=started.hosts,
+    )
+    config = uvicorn.Config(
+        make_app(worker, settings),
+        http=BoundedHTTP,
+        ws="none",
+        log_level="info" if started.verbose else "warning",
+        timeout_graceful_shutdown=5,  # once everything is answered, for what is still on its way
+        server_header=False,
+    )
+    if started.api_key is None and not is_loopback(started.host):
+        say(f"warning: whoever reaches {host} may use this server: expected --api-key, found none")
+    say(f"listening at http://{host}:{listener.getsockname()[1]}")
+    Server(config, worker, settings.stop_seconds).run(sockets=[listener])

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.generation import Constraint, Piece, Request, SamplingParams, Scheduler
 from gguf_jax.generation.text import Answer
+from gguf_jax.server.figures import Figures
 
 Load = Callable[[Callable[[float], None]], tuple[Any, Scheduler]]
 """Makes model and scheduler, telling how far it is, from 0 to 1."""
@@ -25,6 +26,10 @@ Load = Callable[[Callable[[float], None]], tuple[Any, Scheduler]]
 
 class NotReady(GGUFJaxError):
     """The model is being loaded, could not be loaded, or the server is going down."""
+
+
+class TimedOut(GGUFJaxError):
+    """A request's time was over before its answer had begun."""
 
 
 @dataclass(eq=False)
@@ -43,21 +48,24 @@ class Worker:
 
     Args:
         load: called on the worker's thread.
+        answer_seconds: how long a request may take, waiting included. One that takes longer ends as one does that has
+            reached its length; one whose answer has not begun fails. None: as long as it wants.
 
     Attributes:
         status: what /health says.
         progress: of loading, from 0 to 1.
         model, scheduler: once it is ready.
+        figures: what has been done since the start.
     """
 
-    def __init__(self, load: Load) -> None:
-        self._load = load
+    def __init__(self, load: Load, answer_seconds: float | None = None) -> None:
+        self._load, self._answer_seconds = load, answer_seconds
         self.status: Literal["loading", "ready", "failed", "stopping"] = "loading"
         self.progress = 0.0
         self.error: str | None = None
         self.model: Any = None
         self.scheduler: Scheduler | None = None
-        self.answered = self.drawn = self.prompted = 0  # requests, tokens and prompt tokens since the start
+        self.figures = Figures()
         self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
         self._jobs: dict[Request, _Job] = {}
         self._wake = threading.Condition()
@@ -66,13 +74,22 @@ class Worker:
     def start(self) -> None:
         self._thread.start()
 
+    def refuse(self) -> None:
+        """Takes nothing new from now on."""
+        self.status = "stopping" if self.status == "ready" else self.status
+
+    def give_up(self) -> None:
+        """Ends what is running as if its time were over."""
+        self._soon(lambda: [self._expire(job) for job in list(self._jobs.values())])
+
     def stop(self, timeout: float | None = None) -> None:
         """Lets what is running come to its end, but no longer than `timeout` seconds, and takes nothing new."""
+        self.refuse()
+        self._stopping = True
         with self._wake:
-            self.status = "stopping" if self.status == "ready" else self.status
-            self._stopping = True
             self._wake.notify()
-        self._thread.join(timeout)
+        if self.status != "loading":  # which nobody waits for
+            self._thread.join(timeout)
 
     _stopping = False
 
@@ -110,10 +127,20 @@ class Worker:
             options: dict[str, Any] = dict(max_tokens=max_tokens, end_ids=eog, top=top, constraint=constraint)
             request = self.scheduler.add(prompt, params, **options)
             self._jobs[request] = job = _Job(request, answer, loop)
-            self.prompted += len(prompt)
+            self.figures.begin(request)
             return job
 
-        job = await self._call(begin)
+        self._check_ready()
+        begun: Future[_Job] = self._soon(begin)
+        try:
+            job = await asyncio.wrap_future(begun)
+        except asyncio.CancelledError:  # it may have begun all the same
+            begun.add_done_callback(
+                lambda done: done.cancelled() or done.exception() or self._soon(lambda: self._end(done.result()))
+            )
+            raise
+        seconds = self._answer_seconds
+        over = loop.call_later(seconds, self._soon, lambda: self._expire(job)) if seconds else None
         try:
             while True:
                 piece = await job.pieces.get()
@@ -123,9 +150,9 @@ class Worker:
                 if piece.finish is not None:
                     return
         finally:
-            with self._wake:
-                self._calls.append((lambda: self._end(job), Future()))
-                self._wake.notify()
+            if over is not None:
+                over.cancel()
+            self._soon(lambda: self._end(job))
 
     def reason(self) -> str:
         """Why it does not answer."""
@@ -135,15 +162,17 @@ class Worker:
             return "the server is going down"
         return f"the model is being loaded ({self.progress:.0%})"
 
-    async def _call(self, function: Callable[[], Any]) -> Any:
-        """Runs a function on the worker's thread, between two steps."""
+    def _check_ready(self) -> None:
         if self.status != "ready":
             raise NotReady(self.reason())
+
+    def _soon(self, function: Callable[[], Any]) -> Future[Any]:
+        """Has the worker's thread call a function between two steps."""
         future: Future[Any] = Future()
         with self._wake:
             self._calls.append((function, future))
             self._wake.notify()
-        return await asyncio.wrap_future(future)
+        return future
 
     # ---- on the thread ----
 
@@ -170,6 +199,8 @@ class Worker:
                 self._wake.wait()
             calls, self._calls = self._calls, []
         for function, future in calls:
+            if not future.set_running_or_notify_cancel():  # whoever wanted it has gone
+                continue
             try:
                 future.set_result(function())
             except Exception as error:  # the caller's
@@ -183,6 +214,7 @@ class Worker:
                 for job in jobs:
                     self._end(job)
                 return True
+            self.figures.steps += bool(events)
             found = ((self._jobs.get(request), token) for request, token in events)
             self._hand_over([(job, self._piece(job, token)) for job, token in found if job is not None])
         return True
@@ -205,17 +237,25 @@ class Worker:
         if request.finish == "error":
             self._end(job)
             return GGUFJaxError(request.error or "the answer could not be gone on with")
-        self.drawn += 1
+        self.figures.draw(request)
         piece = job.answer.put(token)
         if request.log_probs:
             piece = replace(piece, log_probs=request.log_probs[job.scored])
             job.scored += 1
         if piece.finish is not None:
-            self.answered += 1
+            self.figures.answered += 1
             self._end(job)
         return piece
+
+    def _expire(self, job: _Job) -> None:
+        if job.request not in self._jobs:
+            return
+        begun = bool(job.request.tokens)
+        self._hand_over([(job, job.answer.put(-1) if begun else TimedOut("the request's time was over too early"))])
+        self._end(job)
 
     def _end(self, job: _Job) -> None:
         assert self.scheduler is not None
         self._jobs.pop(job.request, None)
+        self.figures.end(job.request)
         self.scheduler.cancel(job.request)

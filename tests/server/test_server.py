@@ -11,36 +11,16 @@ from fastapi.testclient import TestClient
 
 import gguf_jax as gj
 from gguf_jax.errors import GGUFJaxError
-from gguf_jax.generation import Scheduler
 from gguf_jax.server.app import make_app
 from gguf_jax.server.settings import Settings
 from gguf_jax.server.worker import Worker
 from tests.evals.reference import noise
-
-PROMPT = "It was a cold evening in November, and"
+from tests.server.serving import PROMPT, client_of, ready
 
 
 @pytest.fixture(scope="module")
 def model():
     return gj.load()
-
-
-def client_of(model, settings=None, **options):
-    def load(told):
-        told(0.5)
-        return model, Scheduler(model, slots=3, ctx_size=128, **options)
-
-    worker = Worker(load)
-    app = make_app(worker, settings or Settings("prose"))
-    app.state.worker = worker
-    return TestClient(app)
-
-
-def ready(client):
-    while client.get("/health").json()["status"] == "loading model":
-        time.sleep(0.01)
-    assert client.get("/health").json() == {"status": "ok", "progress": 1.0}
-    return client
 
 
 @pytest.fixture(scope="module")
@@ -196,16 +176,7 @@ def test_errors_are_of_openais_form(case, client):
 def test_bodies_have_bounds(client):
     big = {"content-length": str(1 << 40)}
     assert client.post("/completion", content=b"{}", headers=big).status_code == 413
-    assert client.post("/completion", content=iter([b"{}"])).status_code == 411
     assert client.get("/absent").json()["error"]["code"] == 404
-
-
-def test_a_key_is_asked_for(model):
-    with client_of(model, Settings("prose", api_key="secret")) as found:
-        ready(found)
-        assert found.get("/v1/models").status_code == 401
-        assert found.get("/v1/models", headers={"authorization": "Bearer wrong"}).status_code == 401
-        assert found.get("/v1/models", headers={"authorization": "Bearer secret"}).status_code == 200
 
 
 def test_a_model_that_cannot_be_loaded():

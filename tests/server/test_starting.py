@@ -30,7 +30,7 @@ def test_the_runners_flags():
     ("flags", "message"),
     [
         ("-mmproj x.gguf", "-mmproj: expected no projector"),
-        ("-port 70000", "-port: expected from 1 to 65535, found 70000"),
+        ("-port 70000", "-port: expected from 0 to 65535, found 70000"),
         ("-parallel 0", "-parallel: expected from 1 to 256, found 0"),
     ],
 )
