@@ -26,7 +26,7 @@ def metrics(worker: Worker) -> list[Metric]:
         ("tokens_predicted_seconds_total", "counter", "From first tokens of answers to the last.", f.drawn_seconds),
         ("requests_answered_total", "counter", "Requests that came to their end.", f.answered),
         ("n_decode_total", "counter", "Steps that drew tokens.", f.steps),
-        ("n_tokens_max", "counter", "Longest sequence so far, prompt and answer.", f.longest),
+        ("n_tokens_max", "gauge", "Longest sequence so far, prompt and answer.", f.longest),
         ("spec_decode_num_draft_tokens_total", "counter", "Tokens that speculation proposed.", f.guessed),
         ("spec_decode_num_accepted_tokens_total", "counter", "Those of them that were right.", f.accepted),
         (
