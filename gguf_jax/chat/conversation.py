@@ -1,0 +1,196 @@
+"""`prepare`: from OpenAI's messages, tools and choice to a prompt, and to what reads and enforces the answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gguf_jax.chat.enforced import control_ids, grammar, thinks
+from gguf_jax.chat.forms import Form
+from gguf_jax.chat.reader import THOUGHT, Reader
+from gguf_jax.chat.template import Template, Templated, template_of
+from gguf_jax.chat.tools import Call, Choice, Tool, ToolError, arguments_of, read_choice, read_tools
+from gguf_jax.errors import GGUFJaxError
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A prompt, and how its answer is to be taken.
+
+    Attributes:
+        prompt: what the template made of it; to be encoded with `parse_special`.
+        form: how calls are written; None: there are none to be made.
+        tools: those that may be called.
+        choice: "none", "auto" or "required".
+        grammar: a Lark grammar that the answer must follow; None: none, calls are only looked for.
+        shown: control tokens that belong to the answer's text, for `Reader` to see.
+        thinking: the prompt ends within a thought.
+    """
+
+    prompt: str
+    form: Form | None = None
+    tools: Sequence[Tool] = ()
+    choice: Choice = "none"
+    grammar: str | None = None
+    shown: frozenset[int] = frozenset()
+    thinking: bool = False
+
+    def reader(self) -> Reader | None:
+        """What tells texts from calls in one answer."""
+        return None if self.form is None else Reader(self.form, self.tools, thinking=self.thinking)
+
+
+def prepare(
+    tokenizer: Templated,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    tool_choice: str | Mapping[str, Any] | None = None,
+    parallel: bool = True,
+    closed: bool = False,
+    **extra: Any,
+) -> Conversation:
+    """A conversation as a prompt.
+
+    With "required" or a named tool the grammar enforces a call; with "auto" it enforces what follows the words with
+    which a call begins, in forms that have such words. Where the template knows no tools they are described in a system
+    message, and a call is an answer that is a JSON object with `name` and `arguments`.
+
+    Args:
+        messages: OpenAI's, with `tool_calls` of assistants and messages of tools.
+        tools, tool_choice: OpenAI's.
+        parallel: whether several calls may be made at once, where a grammar has a say.
+        closed: a thought that the template opens is closed, for an answer that must have a form from its beginning.
+        extra: further variables for the template.
+
+    Raises:
+        ToolError: tools, the choice or messages are not as they must be.
+        GGUFJaxError: the template refuses the conversation, or there is none.
+    """
+    known = read_tools(tools)
+    choice, callable_ = read_choice(tool_choice, known)
+    history = any(each.get("tool_calls") or each.get("role") == "tool" for each in messages)
+    if choice == "none" and not history:
+        return _closed(Conversation(tokenizer.apply_chat_template(messages, **extra)), closed)
+    template = template_of(tokenizer)
+    offered = known if choice != "none" else []
+    written = _messages(messages, template)
+    if template.tools:
+        dictionaries = [tool.as_dict() for tool in offered]
+        prompt = tokenizer.apply_chat_template(written, tools=dictionaries or None, **extra)
+    else:
+        prompt = _described(tokenizer, written, offered, extra)
+    if choice == "none":
+        return _closed(Conversation(prompt), closed)
+    form = template.form
+    special = control_ids(tokenizer, form.markers | set(THOUGHT))
+    found = Conversation(prompt, form, callable_, choice, None, frozenset(special.values()), thinks(prompt))
+    required = choice == "required"
+    if required or (form.trigger and not _thinking_aloud(tokenizer, prompt)):
+        text = grammar(form, callable_, special, required=required, parallel=parallel)
+        found = Conversation(prompt, form, callable_, choice, text, found.shown, found.thinking)
+    return _closed(found, closed or required)
+
+
+def _thinking_aloud(tokenizer: Templated, prompt: str) -> bool:
+    """Whether the model may think before it answers: there what looks like a call is only talked about."""
+    return thinks(prompt) or any(THOUGHT[1] in source for source in tokenizer.chat_templates.values())
+
+
+def _closed(found: Conversation, closed: bool) -> Conversation:
+    if not closed or not thinks(found.prompt):
+        return found
+    prompt = f"{found.prompt.rstrip()}\n\n{THOUGHT[1]}\n\n"
+    return Conversation(prompt, found.form, found.tools, found.choice, found.grammar, found.shown)
+
+
+def _messages(messages: Sequence[Mapping[str, Any]], template: Template) -> list[dict[str, Any]]:
+    """Messages as a template wants them: arguments as objects or texts, calls as content where it leaves them out."""
+    found: list[dict[str, Any]] = []
+    names: dict[str, str] = {}
+    for i, message in enumerate(messages):
+        each = dict(message)
+        calls = each.get("tool_calls")
+        if calls:
+            read = _calls(calls, f"messages[{i}].tool_calls")
+            names |= {call.id: call.name for call, _ in read if call.id}
+            if template.calls is None:
+                del each["tool_calls"]
+                written = template.form.write([call for call, _ in read])
+                each["content"] = f"{each.get('content') or ''}{written}"
+            else:
+                each["content"] = each.get("content") or template.empty
+                as_objects = template.calls == "objects"
+                each["tool_calls"] = [
+                    {
+                        "id": call.id,
+                        "type": "function",
+                        "function": {"name": call.name, "arguments": arguments if as_objects else call.arguments},
+                    }
+                    for call, arguments in read
+                ]
+        elif "tool_calls" in each:
+            del each["tool_calls"]
+        if each.get("role") == "tool":
+            name = names.get(str(each.get("tool_call_id")), each.get("name"))
+            if name is not None:  # many templates want it, and OpenAI's messages have it no more
+                each.setdefault("name", name)
+        found.append(each)
+    return found
+
+
+def _calls(calls: Any, where: str) -> list[tuple[Call, dict[str, Any]]]:
+    if not isinstance(calls, Sequence) or isinstance(calls, str):
+        raise ToolError(f"{where}: expected a list, found {type(calls).__name__}")
+    found = []
+    for i, each in enumerate(calls):
+        function = each.get("function") if isinstance(each, Mapping) else None
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(name, str):
+            raise ToolError(f"{where}[{i}]: expected an object with a function and its name, found none")
+        arguments = arguments_of(function.get("arguments"), f"{where}[{i}].function.arguments")
+        identity = each.get("id")
+        text = json.dumps(arguments, ensure_ascii=False)
+        found.append((Call(name, text, identity if isinstance(identity, str) else None), arguments))
+    return found
+
+
+DESCRIPTION = """You may call functions. These are available:
+
+{tools}
+
+To call one, answer with nothing but a JSON object: {{"name": <function name>, "arguments": <object of arguments>}}. \
+To call several, write one such object on each line. If no function is needed, answer in plain text."""
+
+
+def _described(
+    tokenizer: Templated, messages: list[dict[str, Any]], tools: Sequence[Tool], extra: Mapping[str, Any]
+) -> str:
+    """The prompt of a template that knows no tools: they are described in a message, and results are a user's."""
+    turned: list[dict[str, Any]] = []
+    for each in messages:
+        if each.get("role") != "tool":
+            turned.append(each)
+            continue
+        content = f"Result of {each.get('name', 'the function')}: {each.get('content', '')}"
+        if turned and turned[-1].get("result"):
+            turned[-1]["content"] += f"\n{content}"
+        else:
+            turned.append({"role": "user", "content": content, "result": True})
+    turned = [{key: value for key, value in each.items() if key != "result"} for each in turned]
+    if not tools:
+        return tokenizer.apply_chat_template(turned, **extra)
+    functions = "\n".join(json.dumps(tool.as_dict()["function"], ensure_ascii=False) for tool in tools)
+    text = DESCRIPTION.format(tools=functions)
+    first = turned[0]
+    if first.get("role") in ("system", "developer"):
+        return tokenizer.apply_chat_template(
+            [first | {"content": f"{first.get('content') or ''}\n\n{text}"}, *turned[1:]], **extra
+        )
+    try:
+        return tokenizer.apply_chat_template([{"role": "system", "content": text}, *turned], **extra)
+    except GGUFJaxError:  # some know no system message
+        merged = first | {"content": f"{text}\n\n{first.get('content') or ''}"}
+        return tokenizer.apply_chat_template([merged, *turned[1:]], **extra)

@@ -1,0 +1,176 @@
+"""`Reader`: what of an answer is text and what are calls of tools, as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum, auto
+
+from gguf_jax.chat.forms import Form
+from gguf_jax.chat.scan import Scan, Short, Wrong, call, named
+from gguf_jax.chat.tools import Call, Tool
+
+THOUGHT = ("<think>", "</think>")
+"""What models that think aloud put around it; nothing in between is a call."""
+
+
+class _Stage(Enum):
+    START = auto()  # a call may begin the answer
+    THOUGHT = auto()
+    TEXT = auto()
+    CALLS = auto()  # what comes first stands before the next call
+    AFTER = auto()  # another call, the end of calls, or text
+    GAP = auto()  # white space behind calls
+
+
+class Reader:
+    """Takes an answer in pieces, and gives texts and calls in their order.
+
+    What is joined from them does not depend on how the answer was cut. Text that may yet be the beginning of a call is
+    held back; what turns out to be none (of no known tool, or no JSON) is text, as it is. White space before and after
+    calls is dropped.
+
+    Args:
+        form: how calls are written.
+        tools: those that may be called.
+        thinking: the prompt ends within a thought.
+    """
+
+    def __init__(self, form: Form, tools: Sequence[Tool], *, thinking: bool = False) -> None:
+        self._form, self._tools = form, named(tools)
+        self._held = ""
+        self._inside = False  # behind what begins calls, and before what ends them
+        self._stage = _Stage.THOUGHT if thinking else _Stage.START
+
+    def put(self, text: str) -> list[str | Call]:
+        """What is clear now."""
+        self._held += text
+        return self._advance(final=False)
+
+    def flush(self) -> list[str | Call]:
+        """The rest, at the end of the answer."""
+        return self._advance(final=True)
+
+    def _advance(self, final: bool) -> list[str | Call]:
+        found: list[str | Call] = []
+        while self._held:
+            before = self._stage, len(self._held)
+            self._step(found, final)
+            if (self._stage, len(self._held)) == before:
+                break
+        joined: list[str | Call] = []
+        for each in found:
+            if isinstance(each, str) and joined and isinstance(joined[-1], str):
+                joined[-1] += each
+            elif each:
+                joined.append(each)
+        return joined
+
+    def _step(self, found: list[str | Call], final: bool) -> None:
+        match self._stage:
+            case _Stage.START:
+                self._start(final)
+            case _Stage.THOUGHT:
+                self._thought(found, final)
+            case _Stage.TEXT:
+                self._text(found, final)
+            case _Stage.CALLS:
+                self._calls(found, final)
+            case _Stage.AFTER:
+                self._after(final)
+            case _Stage.GAP:
+                self._gap()
+
+    def _start(self, final: bool) -> None:
+        """Whether the answer begins with a thought or a call."""
+        rest = self._held.lstrip()
+        begins = [THOUGHT[0], *(() if self._form.trigger else (self._form.opening, *self._form.leads))]
+        for begin in begins:
+            if rest.startswith(begin):
+                self._stage = _Stage.THOUGHT if begin == THOUGHT[0] else _Stage.CALLS
+                return
+        if final or not any(begin.startswith(rest) for begin in begins):
+            self._stage = _Stage.TEXT
+
+    def _thought(self, found: list[str | Call], final: bool) -> None:
+        end = self._held.find(THOUGHT[1])
+        if end >= 0:
+            self._take(found, end + len(THOUGHT[1]))
+            self._stage = _Stage.START
+        else:
+            self._take(found, len(self._held) - (0 if final else _held_back(self._held, (THOUGHT[1],))))
+
+    def _text(self, found: list[str | Call], final: bool) -> None:
+        triggers = (self._form.trigger,) if self._form.trigger else self._form.leads
+        places = [at for trigger in triggers if (at := self._held.find(trigger)) >= 0]
+        if places:
+            self._take(found, len(self._held[: min(places)].rstrip()))
+            self._stage, self._inside = _Stage.CALLS, False
+        elif final:
+            self._take(found, len(self._held))
+        else:  # white space waits, for before a call it is dropped
+            self._take(found, len(self._held[: len(self._held) - _held_back(self._held, triggers)].rstrip()))
+
+    def _calls(self, found: list[str | Call], final: bool) -> None:
+        scan = Scan(self._held, final=final)
+        scan.space()
+        start = scan.at
+        try:
+            if not self._inside:
+                for lead in self._form.leads:
+                    if self._held.startswith(lead, start):
+                        scan.literal(lead)
+                scan.literal(self._form.begin)
+            found.append(call(scan, self._form, self._tools))
+        except Short:
+            return
+        except Wrong:
+            self._take(found, start + 1)
+            self._stage = _Stage.TEXT
+            return
+        self._held = self._held[scan.at :]
+        self._inside, self._stage = True, _Stage.AFTER
+
+    def _after(self, final: bool) -> None:
+        """Behind a call: another one, or the end of them."""
+        form, short = self._form, False
+        ways = (_Stage.CALLS, (form.between, form.opening)), (_Stage.GAP, (form.end,))
+        for stage, (literal, *following) in ways if form.end else ways[:1]:
+            try:
+                self._held = self._held[self._reached(literal, *following) :]
+            except Short:
+                short = True
+            except Wrong:
+                pass
+            else:
+                self._stage = stage
+                return
+        if short and not final:
+            return
+        if short and "".join(form.end.split()).startswith("".join(self._held.split())):
+            self._held = ""  # the end of calls, cut off
+        self._stage = _Stage.GAP
+
+    def _reached(self, literal: str, following: str = "") -> int:
+        """Where a literal ends that stands here, with another behind it. Raises as `Scan`."""
+        scan = Scan(self._held)
+        scan.literal(literal)
+        at = scan.at
+        scan.literal(following)
+        return at
+
+    def _gap(self) -> None:
+        """Behind calls white space is dropped."""
+        self._held = self._held.lstrip()
+        if self._held:
+            self._stage = _Stage.TEXT
+
+    def _take(self, found: list[str | Call], count: int) -> None:
+        found.append(self._held[:count])
+        self._held = self._held[count:]
+
+
+def _held_back(text: str, endings: Sequence[str]) -> int:
+    """How many characters at the end of a text may be the beginning of one of `endings`."""
+    longest = max(map(len, endings), default=1) - 1
+    lengths = range(min(longest, len(text)), 0, -1)
+    return next((n for n in lengths if any(each.startswith(text[len(text) - n :]) for each in endings)), 0)
