@@ -62,14 +62,8 @@ def test_what_a_form_writes_it_reads(name):
 def test_a_stream_may_be_cut_anywhere(name):
     form = FORMS[name]
     before = "Well, <b> [x]\n" if form.trigger else ""
-    for after in (
-        "",
-        " \n",
-        " and that is all. ",
-        form.opening[:4],
-        form.opening + " ...",
-        form.end[: len(form.end) // 2],
-    ):
+    half = form.end[: len(form.end) // 2]
+    for after in ("", " \n", " and that is all. ", form.opening[:4], form.opening + " ...", half):
         text = before + form.write(CALLS) + after
         whole = read(form, text)
         assert whole[bool(before) :][:3] == EXPECTED
