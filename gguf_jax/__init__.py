@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gguf_jax.formats import FORMATS, BlockFormat, FileType, GGMLType
     from gguf_jax.generation import Completion, Engine, SamplingParams, generate
     from gguf_jax.gguf import GGUFFile, Metadata, TensorView, Typed, read, write
+    from gguf_jax.llama import Llama, LlamaGrammar
     from gguf_jax.models import ARCHITECTURES, Decoder, DecoderConfig, Encoder, EncoderConfig
     from gguf_jax.nn import PackedParam
     from gguf_jax.quantization.array import QuantizationError, quantization_error, quantize
@@ -55,6 +56,7 @@ _HOME = {
     "formats": ["FORMATS", "BlockFormat", "FileType", "GGMLType"],
     "generation": ["Completion", "Engine", "SamplingParams", "generate"],
     "gguf": ["GGUFFile", "Metadata", "TensorView", "Typed", "read", "write"],
+    "llama": ["Llama", "LlamaGrammar"],
     "models": ["ARCHITECTURES", "Decoder", "DecoderConfig", "Encoder", "EncoderConfig"],
     "nn": ["PackedParam"],
     "quantization.file": ["quantize_file"],
@@ -72,7 +74,7 @@ __all__ = [  # noqa: RUF022 - by subject, as the documentation has them
     "convert_folder", "export_folder", "quantize", "quantize_file", "quantization_error", "QuantizationError",
     "collect_imatrix", "perplexity", "kl_divergence", "sensitivity", "multiple_choice",
     "Decoder", "DecoderConfig", "Encoder", "EncoderConfig", "ARCHITECTURES",
-    "Engine", "SamplingParams", "Completion", "Tokenizer",
+    "Engine", "SamplingParams", "Completion", "Tokenizer", "Llama", "LlamaGrammar",
     "GGUFJaxError", "GGUFError", "Unsupported",
 ]  # fmt: skip
 

@@ -20,7 +20,7 @@ LAYERS = (
     ("models",),
     ("tokenizers", "checkpoint", "adapters"),
     ("generation", "embeddings", "grammars", "chat"),
-    ("quantization", "api", "convert", "bench", "evals"),
+    ("quantization", "api", "convert", "bench", "evals", "llama"),
     ("server", "cli", "__main__"),
 )
 ORDER = [unit for row in LAYERS for unit in row]
