@@ -31,7 +31,7 @@ from gguf_jax.generation import steps
 from gguf_jax.generation.constraint import Constraint
 from gguf_jax.generation.request import FinishReason, QueueFull, Request, Slot, SlotState, common
 from gguf_jax.generation.sampling import Sampler, SamplerPlan, SamplingParams, make_sampler, plan_for, with_prompt
-from gguf_jax.generation.setting import Setting
+from gguf_jax.generation.setting import Setting, bucket
 from gguf_jax.generation.speculation import Drafter, Speculation, guess_length
 from gguf_jax.models import Decoder
 
@@ -40,6 +40,9 @@ __all__ = ["MOST_SCORED", "FinishReason", "QueueFull", "Request", "Scheduler", "
 MOST_SCORED = 64
 SCORED = (0, 5, 20, MOST_SCORED)
 """How many of the best tokens programs are compiled to score."""
+
+MIN_REACH = 256
+"""Fewest positions of a slot that chunks are compiled for; others are the powers of two up to the context."""
 
 
 @dataclass
@@ -362,36 +365,52 @@ class Scheduler(Setting):
             request.finish = "length"
 
     def _prefill(self) -> None:
-        """Dispatches a chunk of the prompt that has waited longest, and behind its last one the first token."""
-        waiting = [
+        """Dispatches a chunk of the prompt that has waited longest, and beside it of others whose next chunks are as
+        long; behind the last one of a prompt its first token."""
+        waiting = sorted(
             (slot.turn, slot.request.id, i) for i, slot in enumerate(self._slots) if slot.request and slot.prefilling
-        ]
+        )
         if not waiting:
             return
-        index = min(waiting)[-1]
-        slot, request = self._slots[index], self._slots[index].request
-        assert request is not None
-        slot.turn = next(self._turns)
-        start, left = len(slot.held), len(request.prompt) - len(slot.held)
-        length = self.chunk_length(left)
-        chunk = request.prompt[start : start + length]
-        tokens, positions = np.zeros((1, length), np.int32), np.full((1, length), -1, np.int32)
-        tokens[0, : len(chunk)] = chunk
-        positions[0, : len(chunk)] = range(start, start + len(chunk))
+        lengths = {i: self.chunk_length(self._left(i)) for *_, i in waiting}
+        length = lengths[waiting[0][-1]]
+        together = [i for i, each in lengths.items() if each == length][: max(1, self.batch_size // length)]
+        # as many as are compiled for: those that only fill up stand before the one whose row they are put into
+        count = 1 << (len(together) - 1).bit_length()
+        rows = [together[0]] * (count - len(together)) + together
+        tokens, positions = np.zeros((count, length), np.int32), np.full((count, length), -1, np.int32)
+        last = np.zeros(count, np.int32)
+        for row, i in enumerate(rows[-len(together) :], count - len(together)):
+            slot = self._slots[i]
+            assert slot.request is not None
+            start = len(slot.held)
+            chunk = slot.request.prompt[start : start + length]
+            tokens[row, : len(chunk)] = chunk
+            positions[row, : len(chunk)] = range(start, start + len(chunk))
+            last[row] = len(chunk) - 1
+            slot.held, slot.turn = [*slot.held, *chunk], next(self._turns)
+        end = int(positions.max()) + 1
         cache, self._cache = self._cache, None
-        logits, self._cache = steps.prefill_slot(
+        logits, self._cache = steps.prefill_slots(
             self.leaves,
             tokens,
             positions,
-            np.int32(len(chunk) - 1),
+            last,
             cache,
-            np.int32(index),
+            np.asarray(rows, np.int32),
             spec=self.spec,
-            span=self.span(start + len(chunk)),
+            reach=bucket(end, MIN_REACH, self.ctx_size),
+            span=self.span(end),
         )
-        slot.held = [*slot.held, *chunk]
-        if left <= length:
-            self._begin(index, request, logits)
+        for row, i in enumerate(rows[-len(together) :], count - len(together)):
+            request = self._slots[i].request
+            if request is not None and not self._left(i):
+                self._begin(i, request, steps.row_of(logits, np.int32(row)))
+
+    def _left(self, index: int) -> int:
+        """Tokens of a slot's prompt that have not been run."""
+        slot = self._slots[index]
+        return 0 if slot.request is None else len(slot.request.prompt) - len(slot.held)
 
     def _begin(self, index: int, request: Request, logits: jax.Array) -> None:
         """The first token of a request, whose sampler joins the others."""
