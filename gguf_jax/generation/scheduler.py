@@ -5,8 +5,8 @@
     while scheduler.busy:
         for request, token in scheduler.step(): ...
 
-Every `step` runs one token of every slot that has a prompt behind it, and at most one chunk of one prompt, so that a
-long prompt does not keep the others waiting. A step is dispatched before the tokens of the one before it are read:
+Every `step` runs one token of every slot that has a prompt behind it, and no more of the prompts than one chunk's
+length, so that a long one does not keep the others waiting. A step is dispatched before the tokens of the one before it are read:
 the device does not wait for the host, and what it computes for a sequence that has ended is thrown away.
 
 What a request answers does not depend on what runs beside it: shapes are those of the slots, whoever is in them, and a
@@ -170,7 +170,8 @@ class Scheduler(Setting):
                 slot.leave()
 
     def step(self) -> list[tuple[Request, int]]:
-        """Goes on with everything by one token (by several where they were guessed), or one chunk of a prompt.
+        """Goes on with every answer by one token (by several where they were guessed), and with prompts by chunks of
+        together at most `batch_size` tokens.
 
         Returns:
             requests with the tokens that have become known, in the order in which they were drawn. A request whose
@@ -187,7 +188,9 @@ class Scheduler(Setting):
         else:
             self._decode(owners)
             found = self._read(before)
-        self._prefill()
+        room = self.batch_size
+        while room > 0 and (run := self._prefill(room)):
+            room -= run
         failed, self._failed = self._failed, []
         return found + [(request, -1) for request in failed]
 
@@ -364,17 +367,17 @@ class Scheduler(Setting):
         elif len(request.tokens) == request.max_tokens:
             request.finish = "length"
 
-    def _prefill(self) -> None:
+    def _prefill(self, room: int) -> int:
         """Dispatches a chunk of the prompt that has waited longest, and beside it of others whose next chunks are as
-        long; behind the last one of a prompt its first token."""
+        long, up to `room` tokens; behind the last one of a prompt its first token. How many tokens that were."""
         waiting = sorted(
             (slot.turn, slot.request.id, i) for i, slot in enumerate(self._slots) if slot.request and slot.prefilling
         )
-        if not waiting:
-            return
-        lengths = {i: self.chunk_length(self._left(i)) for *_, i in waiting}
-        length = lengths[waiting[0][-1]]
-        together = [i for i, each in lengths.items() if each == length][: max(1, self.batch_size // length)]
+        lengths = {i: length for *_, i in waiting if (length := self.chunk_length(self._left(i))) <= room}
+        if not lengths:
+            return 0
+        length = next(iter(lengths.values()))
+        together = [i for i, each in lengths.items() if each == length][: room // length]
         # as many as are compiled for: those that only fill up stand before the one whose row they are put into
         count = 1 << (len(together) - 1).bit_length()
         rows = [together[0]] * (count - len(together)) + together
@@ -406,6 +409,7 @@ class Scheduler(Setting):
             request = self._slots[i].request
             if request is not None and not self._left(i):
                 self._begin(i, request, steps.row_of(logits, np.int32(row)))
+        return count * length
 
     def _left(self, index: int) -> int:
         """Tokens of a slot's prompt that have not been run."""
