@@ -105,7 +105,8 @@ def main() -> None:
         rounds: dict[str, list[Round]] = {name: [] for name in ports}
         for port, process in zip(ports.values(), processes, strict=True):
             wait(port, process)
-            asyncio.run(round_of(port, a.clients, min(8, a.tokens)))
+            for _ in range(2):
+                asyncio.run(round_of(port, a.clients, a.tokens))
         for _ in range(a.rounds):
             for name, port in ports.items():
                 rounds[name].append(asyncio.run(round_of(port, a.clients, a.tokens)))

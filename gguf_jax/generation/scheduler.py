@@ -5,8 +5,8 @@
     while scheduler.busy:
         for request, token in scheduler.step(): ...
 
-Every `step` runs one token of every slot that has a prompt behind it, and at most one chunk of one prompt, so that a
-long prompt does not keep the others waiting. A step is dispatched before the tokens of the one before it are read:
+Every `step` runs one token of every slot that has a prompt behind it, and no more of the prompts than one chunk's
+length, so that a long one does not keep the others waiting. A step is dispatched before the tokens of the one before it are read:
 the device does not wait for the host, and what it computes for a sequence that has ended is thrown away.
 
 What a request answers does not depend on what runs beside it: shapes are those of the slots, whoever is in them, and a
@@ -31,7 +31,7 @@ from gguf_jax.generation import steps
 from gguf_jax.generation.constraint import Constraint
 from gguf_jax.generation.request import FinishReason, QueueFull, Request, Slot, SlotState, common
 from gguf_jax.generation.sampling import Sampler, SamplerPlan, SamplingParams, make_sampler, plan_for, with_prompt
-from gguf_jax.generation.setting import Setting
+from gguf_jax.generation.setting import Setting, bucket
 from gguf_jax.generation.speculation import Drafter, Speculation, guess_length
 from gguf_jax.models import Decoder
 
@@ -40,6 +40,9 @@ __all__ = ["MOST_SCORED", "FinishReason", "QueueFull", "Request", "Scheduler", "
 MOST_SCORED = 64
 SCORED = (0, 5, 20, MOST_SCORED)
 """How many of the best tokens programs are compiled to score."""
+
+MIN_REACH = 256
+"""Fewest positions of a slot that chunks are compiled for; others are the powers of two up to the context."""
 
 
 @dataclass
@@ -167,7 +170,8 @@ class Scheduler(Setting):
                 slot.leave()
 
     def step(self) -> list[tuple[Request, int]]:
-        """Goes on with everything by one token (by several where they were guessed), or one chunk of a prompt.
+        """Goes on with every answer by one token (by several where they were guessed), and with prompts by chunks of
+        together at most `batch_size` tokens.
 
         Returns:
             requests with the tokens that have become known, in the order in which they were drawn. A request whose
@@ -184,7 +188,9 @@ class Scheduler(Setting):
         else:
             self._decode(owners)
             found = self._read(before)
-        self._prefill()
+        room = self.batch_size
+        while room > 0 and (run := self._prefill(room)):
+            room -= run
         failed, self._failed = self._failed, []
         return found + [(request, -1) for request in failed]
 
@@ -361,37 +367,54 @@ class Scheduler(Setting):
         elif len(request.tokens) == request.max_tokens:
             request.finish = "length"
 
-    def _prefill(self) -> None:
-        """Dispatches a chunk of the prompt that has waited longest, and behind its last one the first token."""
-        waiting = [
+    def _prefill(self, room: int) -> int:
+        """Dispatches a chunk of the prompt that has waited longest, and beside it of others whose next chunks are as
+        long, up to `room` tokens; behind the last one of a prompt its first token. How many tokens that were."""
+        waiting = sorted(
             (slot.turn, slot.request.id, i) for i, slot in enumerate(self._slots) if slot.request and slot.prefilling
-        ]
-        if not waiting:
-            return
-        index = min(waiting)[-1]
-        slot, request = self._slots[index], self._slots[index].request
-        assert request is not None
-        slot.turn = next(self._turns)
-        start, left = len(slot.held), len(request.prompt) - len(slot.held)
-        length = self.chunk_length(left)
-        chunk = request.prompt[start : start + length]
-        tokens, positions = np.zeros((1, length), np.int32), np.full((1, length), -1, np.int32)
-        tokens[0, : len(chunk)] = chunk
-        positions[0, : len(chunk)] = range(start, start + len(chunk))
+        )
+        lengths = {i: length for *_, i in waiting if (length := self.chunk_length(self._left(i))) <= room}
+        if not lengths:
+            return 0
+        length = next(iter(lengths.values()))
+        together = [i for i, each in lengths.items() if each == length][: room // length]
+        # as many as are compiled for: those that only fill up stand before the one whose row they are put into
+        count = 1 << (len(together) - 1).bit_length()
+        rows = [together[0]] * (count - len(together)) + together
+        tokens, positions = np.zeros((count, length), np.int32), np.full((count, length), -1, np.int32)
+        last = np.zeros(count, np.int32)
+        for row, i in enumerate(rows[-len(together) :], count - len(together)):
+            slot = self._slots[i]
+            assert slot.request is not None
+            start = len(slot.held)
+            chunk = slot.request.prompt[start : start + length]
+            tokens[row, : len(chunk)] = chunk
+            positions[row, : len(chunk)] = range(start, start + len(chunk))
+            last[row] = len(chunk) - 1
+            slot.held, slot.turn = [*slot.held, *chunk], next(self._turns)
+        end = int(positions.max()) + 1
         cache, self._cache = self._cache, None
-        logits, self._cache = steps.prefill_slot(
+        logits, self._cache = steps.prefill_slots(
             self.leaves,
             tokens,
             positions,
-            np.int32(len(chunk) - 1),
+            last,
             cache,
-            np.int32(index),
+            np.asarray(rows, np.int32),
             spec=self.spec,
-            span=self.span(start + len(chunk)),
+            reach=bucket(end, MIN_REACH, self.ctx_size),
+            span=self.span(end),
         )
-        slot.held = [*slot.held, *chunk]
-        if left <= length:
-            self._begin(index, request, logits)
+        for row, i in enumerate(rows[-len(together) :], count - len(together)):
+            request = self._slots[i].request
+            if request is not None and not self._left(i):
+                self._begin(i, request, steps.row_of(logits, np.int32(row)))
+        return count * length
+
+    def _left(self, index: int) -> int:
+        """Tokens of a slot's prompt that have not been run."""
+        slot = self._slots[index]
+        return 0 if slot.request is None else len(slot.request.prompt) - len(slot.held)
 
     def _begin(self, index: int, request: Request, logits: jax.Array) -> None:
         """The first token of a request, whose sampler joins the others."""

@@ -17,7 +17,7 @@ from gguf_jax.nn.kv_cache import CacheType, cache_types
 from gguf_jax.ops import Precision
 
 MIN_CHUNK = 16
-"""Shortest prefill that is compiled; others are the powers of two up to the batch size."""
+"""Shortest prefill that is compiled; others are twice and three times its powers of two, up to the batch size."""
 
 DEFAULT_CONTEXT = 4096
 """Context when none is asked for (and the model was trained for at least as much)."""
@@ -86,8 +86,10 @@ class Setting:
         self.spec, self.leaves = steps.split(self.model, self._dtype, self._precision)
 
     def chunk_length(self, left: int) -> int:
-        """Of the chunk that is compiled for the next of `left` tokens of a prompt."""
-        return bucket(min(self.batch_size, left), MIN_CHUNK, self.batch_size)
+        """Of the chunk that is compiled for the next of `left` tokens of a prompt: at most a third is padding, but for the
+        shortest."""
+        size = bucket(min(self.batch_size, left), MIN_CHUNK, self.batch_size)
+        return size // 4 * 3 if size > 2 * MIN_CHUNK and left <= size // 4 * 3 else size
 
     def check_prompt(self, prompt: Sequence[int]) -> None:
         """Refuses a prompt that cannot be run.

@@ -94,26 +94,31 @@ def prefill(
     return jnp.where((last >= 0)[:, None], model.logits(ends, spec.precision)[:, 0], logits), cache
 
 
-@partial(jax.jit, static_argnames=("spec", "span"), donate_argnames=("cache",))
-def prefill_slot(
+@partial(jax.jit, static_argnames=("spec", "reach", "span"), donate_argnames=("cache",))
+def prefill_slots(
     leaves: Leaves,
     tokens: jax.Array,
     positions: jax.Array,
     last: jax.Array,
     cache: Any,
-    slot: jax.Array,
+    slots: jax.Array,
     *,
     spec: Spec,
+    reach: int,
     span: int,
 ) -> tuple[jax.Array, Any]:
-    """Run int32 `tokens [1, T]` at `positions [1, T]` (-1: padding) into row `slot` of the cache; the others stay as
-    they are. The logits `[1, V]` of the chunk's token `last`."""
-    model = spec.model(leaves)
-    row = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, slot, 1), cache)
-    hidden, row = model.hidden(tokens, positions, row, span=span, dtype=spec.dtype, precision=spec.precision)
-    cache = jax.tree.map(lambda leaf, new: jax.lax.dynamic_update_slice_in_dim(leaf, new, slot, 0), cache, row)
-    end = jax.lax.dynamic_slice_in_dim(hidden, last, 1, axis=1)  # [1, 1, E]
-    return model.logits(end, spec.precision)[:, 0], cache
+    """Run int32 `tokens [N, T]` at `positions [N, T]` (-1: padding) into rows `slots [N]` of the cache; the others stay
+    as they are. The logits `[N, V]` of the tokens at index `last [N]` of the chunks. `reach` exceeds every position: so
+    much of the rows is looked at. Of a slot that is named twice the last one counts."""
+    part = cache.rows(slots, reach)
+    logits, part = _logits(leaves, tokens, positions, part, spec, min(span, reach), last[:, None])
+    return logits[:, 0], cache.with_rows(slots, part)
+
+
+@jax.jit
+def row_of(logits: jax.Array, index: jax.Array) -> jax.Array:
+    """Row `index` of `logits [N, V]`, as `[1, V]`."""
+    return jax.lax.dynamic_slice_in_dim(logits, index, 1)
 
 
 @partial(jax.jit, donate_argnames=("sampler",))

@@ -53,6 +53,28 @@ class KVCache:
         """Values of `span` to compile for, see `ops.attention_spans`."""
         return attention_spans(self.k[0], self.v[0])
 
+    def rows(self, slots: jax.Array, reach: int) -> KVCache:
+        """A cache of these slots alone, int32 `[N]`, and of their first `reach` positions."""
+        count = slots.shape[0]
+
+        def some(leaf: jax.Array) -> jax.Array:
+            size = (1, leaf.shape[1], min(reach, leaf.shape[2]), leaf.shape[3])
+            parts = [jax.lax.dynamic_slice(leaf, (slots[i], 0, 0, 0), size) for i in range(count)]
+            return parts[0] if count == 1 else jnp.concatenate(parts)
+
+        return jax.tree.map(some, self)
+
+    def with_rows(self, slots: jax.Array, part: KVCache) -> KVCache:
+        """This cache with what `rows` took, and was changed since, in its place. Of a slot that is named twice the last
+        one stays."""
+
+        def put(leaf: jax.Array, new: jax.Array) -> jax.Array:
+            for i in range(slots.shape[0]):
+                leaf = jax.lax.dynamic_update_slice(leaf, new[i : i + 1], (slots[i], 0, 0, 0))
+            return leaf
+
+        return jax.tree.map(put, self, part)
+
     def kept(self, same: Sequence[int]) -> list[int]:
         """Of every slot, how many tokens need not be run again for a sequence that has `same` tokens in common with
         what the slot has seen: all of them."""

@@ -32,12 +32,27 @@ class StateCache:
     def nbytes(self) -> int:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self))
 
+    rewinds = False
+    """A state cannot be taken back."""
+
     def spans(self) -> tuple[int, ...]:
         """Values of `span` to compile for."""
         return (SPAN,)
 
-    rewinds = False
-    """A state cannot be taken back."""
+    def rows(self, slots: jax.Array, reach: int) -> StateCache:
+        """A cache of these slots alone, int32 `[N]`."""
+        return jax.tree.map(lambda leaf: leaf[slots], self)
+
+    def with_rows(self, slots: jax.Array, part: StateCache) -> StateCache:
+        """This cache with what `rows` took, and was changed since, in its place. Of a slot that is named twice the last
+        one stays."""
+
+        def put(leaf: jax.Array, new: jax.Array) -> jax.Array:
+            for i in range(slots.shape[0]):
+                leaf = jax.lax.dynamic_update_slice_in_dim(leaf, new[i : i + 1], slots[i], 0)
+            return leaf
+
+        return jax.tree.map(put, self, part)
 
     def kept(self, same: Sequence[int]) -> list[int]:
         """Of every slot, how many tokens need not be run again for a sequence that has `same` tokens in common with

@@ -52,10 +52,10 @@ def test_property_every_answer_is_as_alone(model):
         assert request.tokens == seen[request.id]
         assert request.finish == "length"
         assert request.tokens == alone(model, request.prompt, request.params, request.max_tokens)
-    compiled = steps.decode._cache_size(), steps.prefill_slot._cache_size(), steps.insert._cache_size()
+    compiled = steps.decode._cache_size(), steps.prefill_slots._cache_size(), steps.insert._cache_size()
     again = [scheduler.add(request.prompt, request.params, max_tokens=6) for request in requests]
     run(scheduler)
-    assert (steps.decode._cache_size(), steps.prefill_slot._cache_size(), steps.insert._cache_size()) == compiled
+    assert (steps.decode._cache_size(), steps.prefill_slots._cache_size(), steps.insert._cache_size()) == compiled
     for one, two in zip(requests, again, strict=True):
         assert one.tokens[:6] == two.tokens[: len(one.tokens)][:6]
 
