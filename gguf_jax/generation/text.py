@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, overload
 
@@ -26,7 +26,7 @@ class TextCodec(Protocol):
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]: ...
 
-    def stream(self, *, skip_special: bool = False, at_start: bool = True) -> Any: ...
+    def stream(self, *, skip_special: bool = False, at_start: bool = True, shown: Collection[int] = ()) -> Any: ...
 
     def is_control(self, token: int) -> bool: ...
 
@@ -42,6 +42,8 @@ class Piece:
     finish: FinishReason | None = None
     log_probs: tuple[float, list[tuple[int, float]]] | None = None
     """Of the token and of the best ones, where a scheduler was asked for them."""
+    reused: int = 0
+    """Tokens of the prompt that a scheduler's cache held already, on an answer's last piece."""
 
 
 @dataclass
@@ -59,7 +61,8 @@ class Completion:
 
 
 class Answer:
-    """One answer in the making: detokenizes, watches for stop strings and the end."""
+    """One answer in the making: detokenizes, watches for stop strings and the end. Control tokens are no part of its
+    text, but for those of `shown`."""
 
     def __init__(
         self,
@@ -69,16 +72,17 @@ class Answer:
         stop: Sequence[str],
         left: int,
         eog: frozenset[int],
+        shown: Collection[int] = (),
     ) -> None:
         self.index, self.left, self.eog = index, left, eog
         # a space before the first word belongs to the answer, unless there is no text before it
         at_start = all(tokenizer.is_control(token) for token in prompt)
-        self.detokenizer = tokenizer.stream(skip_special=True, at_start=at_start)
+        self.detokenizer = tokenizer.stream(skip_special=True, at_start=at_start, shown=shown)
         self.finder = StopFinder(stop)
         self.done = False
 
-    def put(self, token: int) -> Piece:
-        """The piece that `token` adds; -1 stands for a full context."""
+    def put(self, token: int, last: bool = False) -> Piece:
+        """The piece that `token` adds; -1 stands for a full context. `last`: a constraint has ended the answer."""
         if token < 0 or token in self.eog:
             self.done = True
             ended = "length" if token < 0 else "stop"
@@ -87,11 +91,11 @@ class Answer:
             return Piece(self.index, text + rest, None if token < 0 else token, "stop" if stopped else ended)
         self.left -= 1
         text, stopped = self.finder.put(self.detokenizer.put(token))
-        if not stopped and not self.left:
+        if not stopped and (last or not self.left):
             more, stopped = self.finder.put(self.detokenizer.flush())
             text += more + ("" if stopped else self.finder.flush())
-        self.done = stopped or not self.left
-        return Piece(self.index, text, token, "stop" if stopped else "length" if self.done else None)
+        self.done = stopped or last or not self.left
+        return Piece(self.index, text, token, "stop" if stopped or last else "length" if self.done else None)
 
 
 def pieces(

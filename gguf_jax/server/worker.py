@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -40,7 +40,7 @@ class _Job:
     answer: Answer
     loop: asyncio.AbstractEventLoop
     pieces: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue)
-    scored: int = 0  # tokens whose log-probabilities have been handed over
+    taken: int = 0  # tokens that have been handed over
 
 
 class Worker:
@@ -108,8 +108,10 @@ class Worker:
         ignore_eog: bool = False,
         top: int | None = None,
         constraint: Constraint | None = None,
+        shown: Collection[int] = (),
     ) -> AsyncGenerator[Piece]:
         """What each token adds to the answer, as `generation.pieces` has it. A caller that leaves off cancels it.
+        Control tokens of `shown` are part of its text.
 
         Raises:
             NotReady: there is no model (yet).
@@ -123,7 +125,7 @@ class Worker:
             tokenizer = self.model.tokenizer
             eog = frozenset() if ignore_eog else tokenizer.eog_ids
             room = self.scheduler.ctx_size - len(prompt)
-            answer = Answer(0, tokenizer, prompt, stop, min(max_tokens or room, room), eog)
+            answer = Answer(0, tokenizer, prompt, stop, min(max_tokens or room, room), eog, shown)
             options: dict[str, Any] = dict(max_tokens=max_tokens, end_ids=eog, top=top, constraint=constraint)
             request = self.scheduler.add(prompt, params, **options)
             self._jobs[request] = job = _Job(request, answer, loop)
@@ -238,11 +240,14 @@ class Worker:
             self._end(job)
             return GGUFJaxError(request.error or "the answer could not be gone on with")
         self.figures.draw(request)
-        piece = job.answer.put(token)
+        job.taken += 1
+        # a token that ends an answer may not say so itself: it was the last that a constraint had room for
+        last = request.finish == "stop" and job.taken == len(request.tokens)
+        piece = job.answer.put(token, last)
         if request.log_probs:
-            piece = replace(piece, log_probs=request.log_probs[job.scored])
-            job.scored += 1
+            piece = replace(piece, log_probs=request.log_probs[job.taken - 1])
         if piece.finish is not None:
+            piece = replace(piece, reused=request.reused)
             self.figures.answered += 1
             self._end(job)
         return piece

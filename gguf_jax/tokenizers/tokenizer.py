@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol, Self
 
@@ -259,9 +259,12 @@ class Tokenizer:
         joined = b"".join(map(piece, ids))
         return joined.removeprefix(b" ") if at_start and self._model.add_space_prefix else joined
 
-    def stream(self, *, skip_special: bool = False, at_start: bool = True) -> Detokenizer:
-        """A `decode` for ids that come one at a time; the arguments are those of `decode`."""
+    def stream(self, *, skip_special: bool = False, at_start: bool = True, shown: Collection[int] = ()) -> Detokenizer:
+        """A `decode` for ids that come one at a time; the arguments are those of `decode`. Tokens of `shown` are not
+        left out, whatever they are."""
         piece = self._visible_bytes if skip_special else self.token_bytes
+        if shown:
+            visible, piece = piece, lambda id: self.token_bytes(id) if id in shown else visible(id)
         return Detokenizer(piece, at_start and self._model.add_space_prefix)
 
     @property
