@@ -11,8 +11,10 @@ import numpy as np
 
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.generation import steps
+from gguf_jax.generation.request import Request
 from gguf_jax.generation.sampling import Sampler, SamplerPlan, SamplingParams, make_sampler, plan_for, with_prompt
 from gguf_jax.generation.setting import Setting
+from gguf_jax.generation.speculation import Drafter, Speculation, propose
 from gguf_jax.generation.timings import Stopwatch, Timings
 from gguf_jax.models import Decoder
 from gguf_jax.nn import Cache
@@ -26,6 +28,7 @@ class Engine(Setting):
     Args:
         model, ctx_size, batch_size, cache_type, dtype, precision: see `Setting`.
         on_prefill: called with (tokens done, tokens in all) after each chunk of a prompt.
+        speculation: how to guess what follows, see `generation.speculation`; None: not at all.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Engine(Setting):
         dtype: jax.typing.DTypeLike = jnp.float32,
         precision: Precision = "fast",
         on_prefill: Callable[[int, int], None] | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -48,6 +52,8 @@ class Engine(Setting):
             precision=precision,
         )
         self.on_prefill = on_prefill
+        self.speculation = speculation
+        self._drafter: tuple[int, Drafter] | None = None  # made for so many slots
         self._run: object = None  # the generation that may touch the cache: the last one begun
         self._cache: Cache | None = None
         self._held: list[list[int]] = []
@@ -56,7 +62,7 @@ class Engine(Setting):
     def refresh(self) -> None:
         """As `Setting.refresh`. What the cache holds is of the model as it was, and forgotten."""
         super().refresh()
-        self._run, self._held = None, [[] for _ in self._held]
+        self._run, self._held, self._drafter = None, [[] for _ in self._held], None
 
     def generate(
         self,
@@ -90,6 +96,9 @@ class Engine(Setting):
         tokens, sampler, _ = watch.call(steps.choose, logits, sampler, plan=plan)
         tokens.block_until_ready()
         timings.prefill_s += watch.lap()
+        if self.speculation is not None:
+            yield from self._speculate(self.speculation, prompts, params, tokens, sampler, plan, count, watch)
+            return
         positions = jnp.asarray(lengths, jnp.int32)
         try:
             for i in range(count):
@@ -122,6 +131,65 @@ class Engine(Setting):
             steps.decode, self.leaves, tokens, positions, cache, sampler, spec=self.spec, plan=plan, span=span
         )
         return tokens, positions, sampler
+
+    def _speculate(
+        self,
+        speculation: Speculation,
+        prompts: Sequence[Sequence[int]],
+        params: Sequence[SamplingParams],
+        tokens: jax.Array,
+        sampler: Sampler,
+        plan: SamplerPlan,
+        count: int,
+        watch: Stopwatch,
+    ) -> Iterator[list[int]]:
+        """What `generate` yields from the first tokens `[B]` on, several to a step where they are guessed."""
+        run, slots = self._run, len(prompts)
+        assert self._cache is not None
+        if not self._cache.rewinds:
+            raise GGUFJaxError("speculation: expected a model that keeps keys and values, found one that keeps states")
+        if self._drafter is None or self._drafter[0] != slots:
+            self._drafter = slots, speculation.drafter(self, slots)
+        requests = [
+            Request(b, list(prompt), each, min(count, self.ctx_size - len(prompt)), frozenset(), tokens=[int(first)])
+            for b, (prompt, each, first) in enumerate(zip(prompts, params, np.asarray(tokens), strict=True))
+        ]
+        for i in range(count):
+            if self._run is not run:
+                raise GGUFJaxError("engine: another generation has begun on this engine; give each its own")
+            if any(len(request.tokens) <= i < request.max_tokens for request in requests):
+                going = {b: request for b, request in enumerate(requests) if len(request.tokens) < request.max_tokens}
+                drafts = watch.call(propose, self._drafter[1], going, slots, sampler, plan)
+                positions = np.full(slots, -1, np.int32)
+                for b, request in going.items():
+                    positions[b] = len(request.prompt) + len(request.tokens) - 1
+                drafts = np.full((slots, 0), -1, np.int32) if drafts is None else drafts
+                cache, self._cache = self._cache, None
+                found, tokens, self._cache, sampler, _ = watch.call(
+                    steps.verify,
+                    self.leaves,
+                    tokens,
+                    drafts,
+                    positions,
+                    cache,
+                    sampler,
+                    spec=self.spec,
+                    plan=plan,
+                    span=self.span(int(positions.max()) + 1 + drafts.shape[1]),
+                )
+                rows = np.asarray(found).tolist()
+                for b, request in going.items():
+                    new = [token for token in rows[b] if token >= 0]
+                    request.tokens += new
+                    request.accepted += len(new) - 1
+                    self._held[b] = request.prompt + request.tokens[:-1]
+                timings = watch.timings
+                timings.guessed_tokens = sum(request.guessed for request in requests)
+                timings.accepted_tokens = sum(request.accepted for request in requests)
+            if i > 0:
+                watch.timings.decode_s += watch.lap()
+                watch.timings.decode_tokens += slots
+            yield [request.tokens[i] if i < request.max_tokens else -1 for request in requests]
 
     def _check(
         self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], max_tokens: int | None

@@ -6,8 +6,8 @@
         for request, token in scheduler.step(): ...
 
 Every `step` runs one token of every slot that has a prompt behind it, and no more of the prompts than one chunk's
-length, so that a long one does not keep the others waiting. A step is dispatched before the tokens of the one before it are read:
-the device does not wait for the host, and what it computes for a sequence that has ended is thrown away.
+length, so that a long one does not keep the others waiting. A step is dispatched before the tokens of the one before it
+are read: the device does not wait for the host, and what it computes for a sequence that has ended is thrown away.
 
 What a request answers does not depend on what runs beside it: shapes are those of the slots, whoever is in them, and a
 plan that serves more parameters chooses the same tokens. Nothing is compiled once the plan has seen the kinds of
@@ -32,7 +32,7 @@ from gguf_jax.generation.constraint import Constraint
 from gguf_jax.generation.request import FinishReason, QueueFull, Request, Slot, SlotState, common
 from gguf_jax.generation.sampling import Sampler, SamplerPlan, SamplingParams, make_sampler, plan_for, with_prompt
 from gguf_jax.generation.setting import Setting, bucket
-from gguf_jax.generation.speculation import Drafter, Speculation, guess_length
+from gguf_jax.generation.speculation import Drafter, Speculation, propose
 from gguf_jax.models import Decoder
 
 __all__ = ["MOST_SCORED", "FinishReason", "QueueFull", "Request", "Scheduler", "SlotState"]
@@ -48,12 +48,11 @@ MIN_REACH = 256
 @dataclass
 class _Drawn:
     """What was drawn and not read: tokens `[B]` or `[B, T]`, their scores where somebody wants them, and of each place
-    whose it is, with how many tokens had been guessed."""
+    whose it is."""
 
     tokens: jax.Array
     scores: steps.LogProbs | None
     owners: dict[int, Request]
-    guessed: Mapping[int, int]
 
 
 class Scheduler(Setting):
@@ -263,18 +262,12 @@ class Scheduler(Setting):
         owners = self._going()
         if not owners:
             return
-        wanted = {
-            i: (request, min(drafter.most, request.max_tokens - len(request.tokens) - 1))
-            for i, request in owners.items()
-            if request.constraint is None
-        }
-        guesses = drafter.draft(wanted, self._sampler, self._plan) if any(most for _, most in wanted.values()) else {}
+        drafts = propose(drafter, owners, len(self._slots), self._sampler, self._plan)
         allowed = self._allowed(owners) if any(request.constraint for request in owners.values()) else None
-        if not guesses and allowed is None:
-            return self._decode(owners)
-        drafts = np.full((len(self._slots), guess_length(max(map(len, guesses.values()), default=1))), -1, np.int32)
-        for i, guess in guesses.items():
-            drafts[i, : len(guess)] = guess
+        if drafts is None:
+            if allowed is None:
+                return self._decode(owners)
+            drafts = np.full((len(self._slots), 0), -1, np.int32)
         positions = self._places(owners)
         cache, self._cache = self._cache, None
         tokens, self._tokens, self._cache, self._sampler, scores = steps.verify(
@@ -290,19 +283,18 @@ class Scheduler(Setting):
             span=self.span(int(positions.max()) + 1 + drafts.shape[1]),
             top=self._scored(owners.values()),
         )
-        self._note(owners, scores, tokens, {i: len(guess) for i, guess in guesses.items()})
+        self._note(owners, scores, tokens)
 
     def _note(
         self,
         owners: dict[int, Request],
         scores: steps.LogProbs | None,
         tokens: jax.Array | None = None,
-        guessed: Mapping[int, int] | None = None,
     ) -> None:
         for i, request in owners.items():
             if self._slots[i].request is request:  # it may have ended while its last token was read
                 self._slots[i].drawn += 1
-        self._unread.append(_Drawn(self._tokens if tokens is None else tokens, scores, owners, guessed or {}))
+        self._unread.append(_Drawn(self._tokens if tokens is None else tokens, scores, owners))
 
     def _allowed(self, owners: Mapping[int, Request]) -> np.ndarray:
         """What may come next, uint32 `[B, ceil(V / 32)]`: anything, where nobody says otherwise."""
@@ -339,7 +331,6 @@ class Scheduler(Setting):
                     at = own if own is None or ids.ndim == 1 else [each[j] for each in own]
                     self._take(request, token, at)
                     found.append((request, token))
-                request.guessed += drawn.guessed.get(i, 0)
                 request.accepted += len(tokens) - 1
                 slot = self._slots[i]
                 if slot.request is not request:
@@ -429,7 +420,7 @@ class Scheduler(Setting):
         token, row, scores = steps.choose(logits, needed, allowed, plan=self._plan, top=top)
         self._sampler, self._tokens = steps.insert(self._sampler, self._tokens, row, token, np.int32(index))
         self._slots[index].drawn = 1
-        self._unread.append(_Drawn(token, scores, {index: request}, {}))
+        self._unread.append(_Drawn(token, scores, {index: request}))
 
     def _sampler_of(self, params: SamplingParams) -> Sampler:
         """A sampler of one slot, in the shapes of the others', which grow where it needs more."""

@@ -86,8 +86,8 @@ class Setting:
         self.spec, self.leaves = steps.split(self.model, self._dtype, self._precision)
 
     def chunk_length(self, left: int) -> int:
-        """Of the chunk that is compiled for the next of `left` tokens of a prompt: at most a third is padding, but for the
-        shortest."""
+        """Of the chunk that is compiled for the next of `left` tokens of a prompt: at most a third of it is padding,
+        but for the shortest."""
         size = bucket(min(self.batch_size, left), MIN_CHUNK, self.batch_size)
         return size // 4 * 3 if size > 2 * MIN_CHUNK and left <= size // 4 * 3 else size
 

@@ -219,10 +219,34 @@ class _Drafting:
         return tokens, positions, last
 
 
+def propose(
+    drafter: Drafter, going: Mapping[int, Request], slots: int, sampler: Sampler, plan: SamplerPlan
+) -> np.ndarray | None:
+    """Guesses for `steps.verify`, int32 `[slots, K]` with -1 where there is none; None: nothing is guessed at all.
+
+    Args:
+        going: slots that want another token, and whose they are. A constraint would have to be asked before each token:
+            such a slot gets no guesses.
+    """
+    room = {
+        i: (request, min(drafter.most, request.max_tokens - len(request.tokens) - 1))
+        for i, request in going.items()
+        if request.constraint is None
+    }
+    guesses = drafter.draft(room, sampler, plan) if any(most > 0 for _, most in room.values()) else {}
+    if not guesses:
+        return None
+    drafts = np.full((slots, guess_length(max(map(len, guesses.values())))), -1, np.int32)
+    for i, guess in guesses.items():
+        drafts[i, : len(guess)] = guess
+        going[i].guessed += len(guess)
+    return drafts
+
+
 def guess_length(longest: int) -> int:
     """The number of guesses that is compiled for so many: 1, 3, 7 or 15, so that with the last token it is a power of
     two."""
     return bucket(longest + 1, 2, MOST_DRAFTED + 1) - 1
 
 
-__all__ = ["DraftModel", "Drafter", "PromptLookup", "Speculation", "guess_length"]
+__all__ = ["DraftModel", "Drafter", "PromptLookup", "Speculation", "guess_length", "propose"]

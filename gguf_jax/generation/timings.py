@@ -15,7 +15,8 @@ class Timings:
     """Seconds and tokens of one generation. `compile_s` is what it took to have the programs: to trace them, and to
     compile them or read them from the compilation cache; `compiled` counts those that were not there. `prefill_s` and
     `decode_s` do not hold it; `decode_s` runs from the first token to the last, what the caller did between them
-    included, since the next step runs meanwhile."""
+    included, since the next step runs meanwhile. `guessed_tokens` are those that speculation proposed, and
+    `accepted_tokens` those of them that were right."""
 
     compile_s: float = 0.0
     compiled: int = 0
@@ -24,6 +25,8 @@ class Timings:
     decode_s: float = 0.0
     decode_tokens: int = 0
     reused_tokens: int = 0
+    guessed_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def prefill_per_second(self) -> float:

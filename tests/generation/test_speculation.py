@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+import gguf_jax as gj
 from gguf_jax.errors import GGUFJaxError
-from gguf_jax.generation import DraftModel, PromptLookup, Scheduler, steps
+from gguf_jax.generation import DraftModel, PromptLookup, Scheduler, Timings, steps
 from gguf_jax.generation.speculation import _Index, guess_length
 from tests.generation.test_scheduler import PARAMS, alone, prompts, run
 from tests.models.mamba_families import MAMBAS, small_mamba
@@ -67,6 +68,22 @@ def test_property_a_model_guesses_itself(model):
     for request in requests:
         assert request.tokens == alone(model, request.prompt, request.params, 21, **EXACT)
         assert request.accepted == request.guessed > 0
+
+
+@pytest.mark.parametrize("speculation", [PromptLookup(tokens=3, shortest=1), "draft"])
+def test_property_the_engine_answers_the_same(model, speculation):
+    speculation = DraftModel(model, 3, EXACT) if speculation == "draft" else speculation
+    asked = [[5, 6, 7, 5, 6], list(range(20))]
+    params, options = PARAMS[:2], dict(ctx_size=32, batch_size=16, **EXACT)
+    expected = list(gj.Engine(model, **options).generate(asked, params))
+    engine, timings = gj.Engine(model, **options, speculation=speculation), Timings()
+    assert list(engine.generate(asked, params, timings=timings)) == expected
+    assert [sum(row[b] >= 0 for row in expected) for b in range(2)] == [27, 12]
+    assert 0 <= timings.accepted_tokens <= timings.guessed_tokens > 0
+    if isinstance(speculation, DraftModel):
+        assert timings.accepted_tokens == timings.guessed_tokens
+    longer = [asked[0] + [row[0] for row in expected[:6]], asked[1]]
+    assert next(engine.generate(longer, params))[0] == next(gj.Engine(model, **options).generate(longer, params))[0]
 
 
 def test_answers_end_in_the_midst_of_guesses(model):
