@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from gguf_jax.llama.chat import (
     LlamaChatCompletionHandler,
@@ -12,11 +12,11 @@ from gguf_jax.llama.chat import (
 )
 from gguf_jax.llama.function_calling import chatml_function_calling
 
-if TYPE_CHECKING:
-    from gguf_jax.llama.llama import Llama
+DEFAULT = "chat_template.default"
+"""What the template of a file is called that has no other name; others are `chat_template.NAME`."""
 
 
-def handler_for(llama: Llama, name: str) -> LlamaChatCompletionHandler:
+def handler_for(name: str, tokenizer: Any) -> LlamaChatCompletionHandler:
     """The handler of a format: a template of the file, or one of those with names.
 
     Raises:
@@ -24,10 +24,7 @@ def handler_for(llama: Llama, name: str) -> LlamaChatCompletionHandler:
     """
     if name == "chatml-function-calling":
         return chatml_function_calling
-    templates = llama.model.tokenizer.chat_templates
-    own = name.removeprefix("chat_template.")
-    if name == "chat_template.default" and "" in templates:
-        return chat_formatter_to_chat_completion_handler(template_formatter(llama.model.tokenizer, ""))
-    if name != own and own in templates:
-        return chat_formatter_to_chat_completion_handler(template_formatter(llama.model.tokenizer, own))
+    own = "" if name == DEFAULT else name.removeprefix("chat_template.")
+    if name != own and own in tokenizer.chat_templates:
+        return chat_formatter_to_chat_completion_handler(template_formatter(tokenizer, own))
     return chat_formatter_to_chat_completion_handler(named_formatter(name))

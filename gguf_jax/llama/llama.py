@@ -4,53 +4,28 @@ from __future__ import annotations
 
 import random
 import secrets
-import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 
-from gguf_jax import embeddings, gguf
-from gguf_jax.api import load
-from gguf_jax.errors import GGUFError, GGUFJaxError, Unsupported
-from gguf_jax.formats import GGMLType
+from gguf_jax import embeddings
+from gguf_jax.errors import GGUFError, GGUFJaxError
 from gguf_jax.generation.request import common
 from gguf_jax.generation.sampling import SamplingParams
-from gguf_jax.gguf.text import shown
 from gguf_jax.llama import log_probs, options, pretrained
-from gguf_jax.llama.chat import ChatAnswer, LlamaChatCompletionHandler
-from gguf_jax.llama.chat_handlers import handler_for
+from gguf_jax.llama.chat import ChatAnswer
 from gguf_jax.llama.completion import Asked, Prompt, Run
-from gguf_jax.llama.context import Context
+from gguf_jax.llama.drawing import sampling_params
 from gguf_jax.llama.grammar import LlamaGrammar
-from gguf_jax.llama.metadata_texts import metadata_texts
+from gguf_jax.llama.loaded import LLAMA_DEFAULT_SEED, Loaded
 from gguf_jax.llama.processors import LogitsProcessorList, StoppingCriteriaList
-from gguf_jax.llama.speculative import LlamaDraftModel
 from gguf_jax.llama.state import BaseLlamaCache, LlamaState
-from gguf_jax.llama.tokenizers import BaseLlamaTokenizer, LlamaTokenizer
 from gguf_jax.llama.types import CreateCompletionResponse, CreateEmbeddingResponse
-from gguf_jax.models import Encoder, T5Encoder
-from gguf_jax.ops import Precision
-from gguf_jax.tokenizers.from_file import tokenizer as tokenizer_of
-
-LLAMA_DEFAULT_SEED = 0xFFFFFFFF
-"""Stands for a seed drawn anew each time."""
-
-POOLING = {-1: None, 0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
-"""`enum llama_pooling_type` and what `embed` calls it; None: as the file says."""
 
 
-class _TokenizerOnly:
-    """Stands for a model of which only the vocabulary was loaded."""
-
-    def __init__(self, file: gguf.GGUFFile) -> None:
-        self.tokenizer = tokenizer_of(file)
-        self.metadata = file.metadata
-
-
-class Llama:
+class Llama(Loaded):
     """A model, and one sequence of tokens that it has seen.
 
         llm = Llama("model.gguf", n_ctx=2048)
@@ -89,153 +64,6 @@ class Llama:
         GGUFJaxError: an option is wrong.
     """
 
-    def __init__(
-        self,
-        model_path: str,
-        *,
-        n_gpu_layers: int = 0,
-        split_mode: int = 1,
-        main_gpu: int = 0,
-        tensor_split: list[float] | None = None,
-        vocab_only: bool = False,
-        use_mmap: bool = True,
-        use_mlock: bool = False,
-        kv_overrides: dict[str, bool | int | float | str] | None = None,
-        seed: int = LLAMA_DEFAULT_SEED,
-        n_ctx: int = 512,
-        n_batch: int = 512,
-        n_ubatch: int = 512,
-        n_threads: int | None = None,
-        n_threads_batch: int | None = None,
-        rope_scaling_type: int | None = -1,
-        pooling_type: int = -1,
-        attention_type: int = -1,
-        rope_freq_base: float = 0.0,
-        rope_freq_scale: float = 0.0,
-        yarn_ext_factor: float = -1.0,
-        yarn_attn_factor: float = 1.0,
-        yarn_beta_fast: float = 32.0,
-        yarn_beta_slow: float = 1.0,
-        yarn_orig_ctx: int = 0,
-        logits_all: bool = False,
-        embedding: bool = False,
-        offload_kqv: bool = True,
-        flash_attn: bool = False,
-        op_offload: bool | None = None,
-        swa_full: bool | None = None,
-        no_perf: bool = False,
-        last_n_tokens_size: int = 64,
-        lora_base: str | None = None,
-        lora_scale: float = 1.0,
-        lora_path: str | None = None,
-        numa: bool | int = False,
-        chat_format: str | None = None,
-        chat_handler: LlamaChatCompletionHandler | None = None,
-        draft_model: LlamaDraftModel | Callable[[np.ndarray], np.ndarray] | None = None,
-        tokenizer: BaseLlamaTokenizer | None = None,
-        type_k: int | None = None,
-        type_v: int | None = None,
-        spm_infill: bool = False,
-        verbose: bool = True,
-        precision: Precision = "fast",
-        **unknown: Any,
-    ) -> None:
-        given = dict(locals())
-        self._given = {name: given[name] for name in given if name not in ("self", "unknown", "__class__")} | unknown
-        options.check(given, unknown)
-        if n_ctx < 0 or n_batch < 1:
-            raise GGUFError(f"n_ctx, n_batch: expected at least 0 and 1, found {shown(n_ctx)} and {shown(n_batch)}")
-        if pooling_type not in POOLING:
-            raise GGUFError(f"pooling_type: expected from -1 to 4, found {shown(pooling_type)}")
-        self.model_path = model_path
-        self.verbose = verbose
-        self.chat_format = chat_format
-        self.chat_handler = chat_handler
-        self.draft_model = draft_model
-        self.last_n_tokens_size = last_n_tokens_size
-        self.spm_infill = spm_infill
-        self.cache: BaseLlamaCache | None = None
-        self._handler: LlamaChatCompletionHandler | None = None
-        self._seed = secrets.randbits(32) if seed == -1 else seed
-        self._embedding, self._pooling = embedding, POOLING[pooling_type]
-        self._model, self._context = self._load(given)
-        self.tokenizer_ = tokenizer or LlamaTokenizer(self)
-        self.metadata = metadata_texts(self.model.metadata)
-        if chat_handler is None:
-            self.chat_format = chat_format or self._usual_format()
-            if self._context is not None:
-                self._handler = handler_for(self, self.chat_format)
-            self._say(f"chat format: {self.chat_format}")
-
-    def _load(self, given: Mapping[str, Any]) -> tuple[Any, Context | None]:
-        with gguf.read(given["model_path"]) as file:
-            architecture = str(file.metadata.get("general.architecture"))
-            file = replace(file, metadata=file.metadata.updated(options.overrides(given, architecture)))
-            if given["vocab_only"]:
-                return _TokenizerOnly(file), None
-            adapter = [] if given["lora_path"] is None else [(given["lora_path"], given["lora_scale"])]
-            model = load(file, cache_type=options.cache_type(given), adapters=adapter)
-        self._n_batch = min(given["n_ctx"] or model.config.context_length, given["n_batch"])
-        if isinstance(model, (Encoder, T5Encoder)):
-            return model, None
-        return model, Context(
-            model,
-            all_scores=given["logits_all"],
-            ctx_size=given["n_ctx"] or model.config.context_length,
-            batch_size=self._n_batch,
-            precision=given["precision"],
-        )
-
-    def _usual_format(self) -> str:
-        return "chat_template.default" if self.model.tokenizer.chat_template is not None else "llama-2"
-
-    def _say(self, line: str) -> None:
-        if self.verbose:
-            print(f"llama: {line}", file=sys.stderr)
-
-    # ---- what it is made of ----
-
-    @property
-    def model(self) -> Any:
-        """What `gguf_jax.load` gave. Raises GGUFJaxError after `close`."""
-        if self._model is None:
-            raise self._cannot_generate()
-        return self._model
-
-    @property
-    def context(self) -> Context:
-        """The sequence. Raises GGUFJaxError where the model has none."""
-        if self._context is None:
-            raise self._cannot_generate()
-        return self._context
-
-    def _cannot_generate(self) -> GGUFJaxError:
-        if self._model is None:
-            return GGUFJaxError("Llama: expected an open model, found a closed one")
-        found = "an encoder, which only embeds" if self._embeds else "only a vocabulary"
-        return GGUFJaxError(f"Llama: expected a model that generates, found {found}")
-
-    @property
-    def _embeds(self) -> bool:
-        return not isinstance(self._model, _TokenizerOnly)
-
-    def close(self) -> None:
-        """Lets the model and its cache go."""
-        self._model = self._context = self._handler = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What it was made with: an unpickled one loads the file again."""
-        return self._given | {"seed": self._seed}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)
-
     @classmethod
     def from_pretrained(
         cls,
@@ -263,79 +91,6 @@ class Llama:
             options.say_once({"local_dir_use_symlinks": "huggingface_hub decides it"})
         path = pretrained.download(repo_id, filename, additional_files or (), local_dir, cache_dir)
         return cls(model_path=path, **kwargs)
-
-    # ---- tokens ----
-
-    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
-        """The ids of a text in UTF-8; `special` recognises control tokens that are written in it."""
-        if not isinstance(text, (bytes, bytearray)):
-            raise GGUFError(f"text: expected bytes, found {shown(text)}; text.encode() makes them")
-        return self.tokenizer_.tokenize(bytes(text), add_bos, special)
-
-    def detokenize(
-        self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False
-    ) -> bytes:
-        """The text of ids; `special`: with the names of control tokens."""
-        before = None if prev_tokens is None else list(prev_tokens)
-        return self.tokenizer_.detokenize(list(tokens), prev_tokens=before, special=special)
-
-    def text_of(self, tokens: Sequence[int]) -> str:
-        """The text of ids, without bytes that are no UTF-8."""
-        return self.detokenize(tokens).decode("utf-8", "ignore")
-
-    def tokenizer(self) -> LlamaTokenizer:
-        """The file's tokenizer."""
-        return LlamaTokenizer(self)
-
-    def token_bos(self) -> int:
-        """The beginning of a text; -1: there is no such token."""
-        return -1 if (found := self.model.tokenizer.bos_id) is None else found
-
-    def token_eos(self) -> int:
-        """The end of a text; -1: there is no such token."""
-        return -1 if (found := self.model.tokenizer.eos_id) is None else found
-
-    def token_nl(self) -> int:
-        """The end of a line; -1: there is no such token."""
-        return next(reversed(self.model.tokenizer.encode("\n", add_special=False)), -1)
-
-    @property
-    def eog_ids(self) -> frozenset[int]:
-        """Tokens that end an answer."""
-        return self.model.tokenizer.eog_ids
-
-    @property
-    def fim_ids(self) -> dict[str, int | None]:
-        """Tokens around what is filled in."""
-        return self.model.tokenizer.fim_ids
-
-    @property
-    def around(self) -> tuple[list[int], list[int]]:
-        """What the file asks for at a text's beginning and end."""
-        tokenizer = self.model.tokenizer
-        marks = (tokenizer.add_bos, tokenizer.bos_id), (tokenizer.add_eos, tokenizer.end_id)
-        first, last = ([token] if add and token is not None else [] for add, token in marks)
-        return first, last
-
-    def n_vocab(self) -> int:
-        return self.model.config.vocab_size if self._embeds else self.model.tokenizer.vocab_size
-
-    def n_ctx(self) -> int:
-        """Tokens that the context holds."""
-        return self.context.ctx_size if self._context is not None else self.model.config.context_length
-
-    def n_embd(self) -> int:
-        """The length of an embedding."""
-        return self.model.config.embedding_length
-
-    @property
-    def n_batch(self) -> int:
-        """Tokens of a prompt that are run at once."""
-        return self._n_batch
-
-    def pooling_type(self) -> int:
-        """Of embeddings, a value of `enum llama_pooling_type`."""
-        return next(number for number, name in POOLING.items() if name == self._pooled())
 
     # ---- the sequence ----
 
@@ -468,13 +223,9 @@ class Llama:
         self, tokens: Sequence[int], *, most: int, from_scores: bool, **drawing: Any
     ) -> Generator[int, Sequence[int] | None, None]:
         """`generate`, for who knows how many tokens will be asked for, and whether their logits will be."""
-        drawing = _GENERATE_DEFAULTS | drawing
-        processor, criteria, grammar = (
-            drawing.pop(name) for name in ("logits_processor", "stopping_criteria", "grammar")
-        )
-        bias = drawing.pop("logit_bias", None)
-        params = self._params(drawing | {"logit_bias": bias})
-        return self._run(list(tokens), params, True, processor, criteria, grammar, most=most, from_scores=from_scores)
+        looks = (drawing.get(name) for name in ("logits_processor", "stopping_criteria", "grammar"))
+        params = self._params(drawing)
+        return self._run(list(tokens), params, True, *looks, most=most, from_scores=from_scores)
 
     def _run(
         self,
@@ -502,32 +253,8 @@ class Llama:
         )
 
     def _params(self, asked: Mapping[str, Any]) -> SamplingParams:
-        """How tokens are drawn, from the arguments of `generate`.
-
-        Raises:
-            Unsupported: tail-free sampling or mirostat are asked for.
-            GGUFJaxError: a number is out of range.
-        """
-        if asked["tfs_z"] != 1.0:
-            raise Unsupported(f"tfs_z: expected 1.0, as there is no tail-free sampling, found {shown(asked['tfs_z'])}")
-        if asked["mirostat_mode"]:
-            found = shown(asked["mirostat_mode"])
-            raise Unsupported(f"mirostat_mode: expected 0, as there is no mirostat, found {found}")
-        if not asked["penalize_nl"]:
-            options.say_once({"penalize_nl": "the end of a line is a token like others"})
         seed = secrets.randbits(64) if self._seed == LLAMA_DEFAULT_SEED else self._seed % 2**64
-        common_to_all: dict[str, Any] = dict(
-            seed=seed,
-            repeat_penalty=asked["repeat_penalty"],
-            frequency_penalty=asked["frequency_penalty"],
-            presence_penalty=asked["presence_penalty"],
-            penalty_last_n=self.last_n_tokens_size,
-            logit_bias=_biases(asked.get("logit_bias")),
-        )
-        if asked["temp"] < 0:
-            return SamplingParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.0, **common_to_all)
-        shares = {name: min(max(asked[name], 0.0), 1.0) for name in ("top_p", "min_p", "typical_p")}
-        return SamplingParams(temperature=asked["temp"], top_k=max(asked["top_k"], 0), **shares, **common_to_all)
+        return sampling_params(asked, seed, self.last_n_tokens_size)
 
     # ---- states ----
 
@@ -632,7 +359,7 @@ class Llama:
             grammar=grammar,
             logit_bias=logit_bias,
         )
-        self._params(_GENERATE_DEFAULTS | drawing)
+        self._params(drawing)
         run = Run(self, Asked(prompt, suffix, max_tokens, logprobs, echo, stop, model, drawing))
         return run.chunks() if stream else run.whole()
 
@@ -729,21 +456,11 @@ class Llama:
         if not self._embedding or not self._embeds:
             raise EmbeddingOff("embed: expected a model made with embedding=True, found one without")
         texts = [input] if isinstance(input, str) else list(input)
-        last = self.around[1]
-        encoded = []
-        for number, text in enumerate(texts):
-            ids = self.tokenize(text.encode("utf-8", "replace"))
-            if len(ids) > self.n_batch:
-                if not truncate:
-                    most = f"at most {self.n_batch} tokens (n_batch)"
-                    raise GGUFError(f"input[{number}]: expected {most}, found {len(ids)}")
-                ids = [*ids[: self.n_batch - len(last)], *last]
-            encoded.append(ids)
-        pooling = self._pooled()
+        encoded = [self._to_embed(text, number, truncate) for number, text in enumerate(texts)]
         found = embeddings.embed(
             self.model,
             encoded,
-            pooling=pooling,  # pyright: ignore
+            pooling=self._pooled(),  # pyright: ignore
             normalize=normalize,
             batch_tokens=self.n_batch,
             precision=self._given["precision"],
@@ -752,8 +469,15 @@ class Llama:
         vectors = vectors[0] if isinstance(input, str) else vectors
         return (vectors, sum(map(len, encoded))) if return_count else vectors
 
-    def _pooled(self) -> str:
-        return self._pooling or embeddings.pooling_of(self.model.metadata) or "none"
+    def _to_embed(self, text: str, number: int, truncate: bool) -> list[int]:
+        ids = self.tokenize(text.encode("utf-8", "replace"))
+        if len(ids) <= self.n_batch:
+            return ids
+        if not truncate:
+            most = f"at most {self.n_batch} tokens (n_batch)"
+            raise GGUFError(f"input[{number}]: expected {most}, found {len(ids)}")
+        last = self.around[1]  # what ends every text ends this one as well
+        return [*ids[: self.n_batch - len(last)], *last]
 
     # ---- arithmetic that others call ----
 
@@ -770,19 +494,3 @@ class Llama:
 
 class EmbeddingOff(GGUFJaxError, RuntimeError):
     """Embeddings are asked of a model that was not made for them."""
-
-
-_GENERATE_DEFAULTS: dict[str, Any] = dict(
-    penalize_nl=True, tfs_z=1.0, mirostat_mode=0, logits_processor=None, stopping_criteria=None, grammar=None
-)
-
-
-def _biases(given: Mapping[Any, Any] | None) -> dict[int, float]:
-    """Token ids, also as texts (as JSON has them), and numbers."""
-    try:
-        return {int(token): float(value) for token, value in (given or {}).items()}
-    except (TypeError, ValueError):
-        raise GGUFError(f"logit_bias: expected token ids and numbers, found {shown(given)}") from None
-
-
-__all__ = ["GGMLType", "Llama"]

@@ -80,7 +80,7 @@ class LlamaHFTokenizer(BaseLlamaTokenizer):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str) -> LlamaHFTokenizer:
         try:
-            from transformers import AutoTokenizer
+            from transformers import AutoTokenizer  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise Unsupported("LlamaHFTokenizer: expected the package transformers, found none") from error
         return cls(AutoTokenizer.from_pretrained(pretrained_model_name_or_path))
