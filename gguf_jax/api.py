@@ -11,6 +11,7 @@ from gguf_jax.adapters import attach, read_adapter
 from gguf_jax.bundled import bundled_model
 from gguf_jax.errors import GGUFError, GGUFJaxError
 from gguf_jax.generation import compilation_cache
+from gguf_jax.generation.speculation import DraftModel, PromptLookup, Speculation
 from gguf_jax.models import Decoder
 from gguf_jax.nn.kv_cache import DEFAULT_CACHE_TYPE, CacheType, cache_types
 from gguf_jax.tokenizers.from_file import tokenizer
@@ -73,3 +74,24 @@ def load(
     except GGUFJaxError as error:
         model.tokenizer = _NoTokenizer(error)
     return model
+
+
+def speculation(
+    draft: str | os.PathLike[str] | None = None, *, lookup: bool = False, most: int | None = None
+) -> Speculation | None:
+    """A way to guess what follows, as `Engine` and `Scheduler` take it: by a smaller model in a file, by what the
+    prompt and the answer have said before, or not at all. `most` is how many tokens are guessed at once.
+
+    Raises:
+        GGUFJaxError: both are asked for, or `most` is out of range or of nothing; and as `load`.
+    """
+    if draft is not None and lookup:
+        raise GGUFJaxError("speculation: expected a draft model or lookup, found both")
+    options: dict[str, Any] = {} if most is None else {"tokens": most}
+    if draft is not None:
+        return DraftModel(load(draft), **options)
+    if lookup:
+        return PromptLookup(**options)
+    if most is not None:
+        raise GGUFJaxError("speculation: expected a draft model or lookup with a number of tokens, found neither")
+    return None

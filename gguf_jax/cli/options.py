@@ -69,6 +69,26 @@ def _cache(*names: str, what: str) -> Any:
 CacheTypeK = Annotated[str, _cache("--cache-type-k", "-ctk", what="keys")]
 CacheTypeV = Annotated[str, _cache("--cache-type-v", "-ctv", what="values")]
 
+_SPECULATION = "Speculation (answers stay what they are)"
+Lookup = Annotated[
+    bool,
+    typer.Option("--lookup", help="Guess what followed the last tokens before.", rich_help_panel=_SPECULATION),
+]
+DraftModel = Annotated[
+    str | None,
+    typer.Option(
+        "--draft-model",
+        "-md",
+        metavar="FILE",
+        help="Guess with a smaller model of the same vocabulary.",
+        rich_help_panel=_SPECULATION,
+    ),
+]
+DraftMax = Annotated[
+    int | None,
+    typer.Option("--draft-max", help="Tokens that are guessed at once.", rich_help_panel=_SPECULATION),
+]
+
 _ADAPTERS = "Adapters"
 Lora = Annotated[
     list[str] | None,

@@ -42,6 +42,9 @@ def run(
     batch_size: options.BatchSize = options.BATCH_SIZE,
     cache_type_k: options.CacheTypeK = options.CACHE_TYPE,
     cache_type_v: options.CacheTypeV = options.CACHE_TYPE,
+    lookup: options.Lookup = False,
+    draft_model: options.DraftModel = None,
+    draft_max: options.DraftMax = None,
     lora: options.Lora = None,
     lora_scaled: options.LoraScaled = None,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="Text that ends the answer; repeatable.")] = None,
@@ -62,6 +65,9 @@ def run(
         cache_type = options.cache_types(cache_type_k, cache_type_v)
         params = options.sampling_params(context.params)
         decoder = options.load_model(opened_file, adapters)
+    from gguf_jax.api import speculation
+
+    guessing = speculation(draft_model, lookup=lookup, most=draft_max)
     load_s = time.perf_counter() - start
 
     from gguf_jax.cli.activity import Activity
@@ -71,7 +77,12 @@ def run(
     timings, tokens, answer, finish = Timings(), [], "", "length"
     with Activity("prompt", len(ids), then="compiling") as activity:
         engine = Engine(
-            decoder, ctx_size=ctx_size, batch_size=batch_size, cache_type=cache_type, on_prefill=activity.update
+            decoder,
+            ctx_size=ctx_size,
+            batch_size=batch_size,
+            cache_type=cache_type,
+            on_prefill=activity.update,
+            speculation=guessing,
         )
         events = pieces(
             engine,
@@ -131,11 +142,12 @@ def report(load_s: float | None = None, timings: Timings | None = None, **extra:
     lines = [] if load_s is None else [f"load     {load_s:8.2f} s"]
     if (t := timings) is not None:
         reused = f", {t.reused_tokens} more from the cache" if t.reused_tokens else ""
+        guessed = f", {t.accepted_tokens} of {t.guessed_tokens} guesses right" if t.guessed_tokens else ""
         kept = "" if t.compiled else " (kept from before)"
         lines += [f"compile  {t.compile_s:8.2f} s{kept}"] if t.compile_s else []
         for phase, spent, tokens, rate, more in (
             ("prefill", t.prefill_s, t.prefill_tokens, t.prefill_per_second, reused),
-            ("decode", t.decode_s, t.decode_tokens, t.decode_per_second, ""),
+            ("decode", t.decode_s, t.decode_tokens, t.decode_per_second, guessed),
         ):
             lines.append(f"{phase:8} {spent:8.2f} s  {tokens:5d} tokens  {rate:8.1f} tokens/s{more}")
     lines += [f"{name:8} {value}" for name, value in extra.items() if value is not None]

@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 
 from gguf_jax import gguf
-from gguf_jax.api import load
+from gguf_jax.api import load, speculation
 from gguf_jax.bundled import bundled_model
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.generation import Scheduler
@@ -35,6 +35,7 @@ class Started:
         model: a file; None: the bundled one.
         port: 0: one that is free.
         adapters: files of LoRA adapters with their scales.
+        lookup, draft, most_drafted: how to guess what follows, see `api.speculation`.
         timeout: seconds that an answer may take; 0: any number.
         allowed_hosts: names that clients may call it by, beside `host` and this machine's own.
     """
@@ -48,6 +49,9 @@ class Started:
     max_queue: int = 256
     cache_type: CacheType | tuple[CacheType, CacheType] = "f16"
     adapters: Sequence[tuple[str, float]] = ()
+    lookup: bool = False
+    draft: str | None = None
+    most_drafted: int | None = None
     reuse: bool = True
     name: str | None = None
     api_key: str | None = None
@@ -78,8 +82,9 @@ def is_loopback(host: str) -> bool:
 
 def worker_of(started: Started) -> Worker:
     """The worker that will load the model. A file that is none is an error at once; raises as `gguf.read`."""
-    with gguf.read(started.path):
-        pass
+    for path in (started.path, *([] if started.draft is None else [started.draft])):
+        with gguf.read(path):
+            pass
 
     def loaded(told: Callable[[float], None]) -> tuple[Any, Scheduler]:
         with gguf.read(started.path) as file:
@@ -95,8 +100,9 @@ def worker_of(started: Started) -> Worker:
         settings: dict[str, Any] = dict(
             ctx_size=started.ctx_size, batch_size=started.batch_size, cache_type=started.cache_type
         )
-        slots, queue = started.parallel, started.max_queue
-        return model, Scheduler(model, slots=slots, max_queue=queue, reuse=started.reuse, **settings)
+        settings |= dict(slots=started.parallel, max_queue=started.max_queue, reuse=started.reuse)
+        guessing = speculation(started.draft, lookup=started.lookup, most=started.most_drafted)
+        return model, Scheduler(model, speculation=guessing, **settings)
 
     return Worker(loaded, started.timeout or None)
 
