@@ -50,6 +50,7 @@ def prepare(
     tool_choice: str | Mapping[str, Any] | None = None,
     parallel: bool = True,
     closed: bool = False,
+    schema: Mapping[str, Any] | None = None,
     **extra: Any,
 ) -> Conversation:
     """A conversation as a prompt.
@@ -63,6 +64,7 @@ def prepare(
         tools, tool_choice: OpenAI's.
         parallel: whether several calls may be made at once, where a grammar has a say.
         closed: a thought that the template opens is closed, for an answer that must have a form from its beginning.
+        schema: JSON schema of an answer that is no call, where tools may be called and need not be.
         extra: further variables for the template.
 
     Raises:
@@ -88,10 +90,14 @@ def prepare(
     special = control_ids(tokenizer, form.markers | set(THOUGHT))
     found = Conversation(prompt, form, callable_, choice, None, frozenset(special.values()), thinks(prompt))
     required = choice == "required"
-    if required or (form.trigger and not _thinking_aloud(tokenizer, prompt)):
-        text = grammar(form, callable_, special, required=required, parallel=parallel)
+    if required or schema is not None:
+        other = None if required else schema
+        text = grammar(form, callable_, special, required=True, parallel=parallel, other=other)
+        return _closed(Conversation(prompt, form, callable_, choice, text, found.shown, found.thinking), True)
+    if form.trigger and not _thinking_aloud(tokenizer, prompt):
+        text = grammar(form, callable_, special, required=False, parallel=parallel)
         found = Conversation(prompt, form, callable_, choice, text, found.shown, found.thinking)
-    return _closed(found, closed or required)
+    return _closed(found, closed)
 
 
 def _thinking_aloud(tokenizer: Templated, prompt: str) -> bool:

@@ -32,7 +32,15 @@ def control_ids(tokenizer: Special, markers: Sequence[str] | frozenset[str]) -> 
     return found
 
 
-def grammar(form: Form, tools: Sequence[Tool], special: Mapping[str, int], *, required: bool, parallel: bool) -> str:
+def grammar(
+    form: Form,
+    tools: Sequence[Tool],
+    special: Mapping[str, int],
+    *,
+    required: bool,
+    parallel: bool,
+    other: Mapping[str, Any] | None = None,
+) -> str:
     """A Lark grammar for answers with calls of `tools`.
 
     Args:
@@ -40,6 +48,7 @@ def grammar(form: Form, tools: Sequence[Tool], special: Mapping[str, int], *, re
         required: the answer is calls and nothing else. If not, it is any text (of no control tokens but those of
             `special`), in which the form's trigger begins a call; the form must have one.
         parallel: several calls may follow one another.
+        other: with `required`, JSON schema of what the answer may be instead.
     """
     write = _Writer(form, special)
     rules = [rule for i, tool in enumerate(tools) for rule in write.arguments(i, tool)]
@@ -51,7 +60,8 @@ def grammar(form: Form, tools: Sequence[Tool], special: Mapping[str, int], *, re
     end = write.literal(form.end)
     if required:
         rules += write.calls("call", tools, form.call)
-        return "\n".join([f"start: {write.literal(form.begin)} call {more} {end}", *rules])
+        instead = "" if other is None else f" | {_json(other, strict=True)}"
+        return "\n".join([f"start: {write.literal(form.begin)} call {more} {end}{instead}", *rules])
     # Behind the trigger the answer goes on with what the form has behind it.
     trigger = form.trigger
     if form.begin:

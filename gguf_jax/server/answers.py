@@ -1,9 +1,10 @@
-"""What the routes of all interfaces need of a worker: its tokenizer, a stream that has begun, embeddings."""
+"""What the routes of all interfaces need of a worker: its tokenizer, answers that have begun, embeddings."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,42 @@ def tokenizer_of(worker: Worker) -> Any:
     return worker.model.tokenizer
 
 
-async def following(first: Piece, rest: AsyncGenerator[Piece]) -> AsyncGenerator[Piece]:
-    """`first` and the others. Whoever leaves off closes `rest`, which cancels what is left."""
-    try:
-        yield first
-        if first.finish is None:
-            async for piece in rest:
+class Begun:
+    """A stream whose first piece is there already. Whoever leaves off closes it, which cancels what is left."""
+
+    def __init__(self, first: Piece, rest: AsyncGenerator[Piece]) -> None:
+        self.first, self._rest = first, rest
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        yield self.first
+        if self.first.finish is None:
+            async for piece in self._rest:
                 yield piece
-    finally:
-        await rest.aclose()
+
+    async def aclose(self) -> None:
+        await self._rest.aclose()
+
+
+async def begun(streams: Sequence[AsyncGenerator[Piece]]) -> list[Begun]:
+    """Streams that have begun: what is wrong with a request is an error, and not half an answer. If one fails, all
+    are closed."""
+    tasks = [asyncio.ensure_future(anext(stream)) for stream in streams]
+    try:
+        firsts = await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await closed(streams)
+        raise
+    return [Begun(first, stream) for first, stream in zip(firsts, streams, strict=True)]
+
+
+async def closed(streams: Sequence[AsyncGenerator[Piece] | Begun]) -> None:
+    """Closes streams, one after the other, whatever becomes of any."""
+    async with AsyncExitStack() as stack:
+        for stream in streams:
+            stack.push_async_callback(stream.aclose)
 
 
 async def embedded(worker: Worker, texts: list[str]) -> np.ndarray:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gguf_jax.generation import SamplingParams
+from gguf_jax.grammars.source import MOST_CHARACTERS
 
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[float, Field(ge=-1e9, le=1e9)]
 Seed = Annotated[int, Field(ge=-1, lt=2**64)]
 Text = Annotated[str, Field(max_length=1 << 22)]
+Grammar = Annotated[str, Field(max_length=MOST_CHARACTERS)]
+Ids = Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(max_length=1 << 20)]
 MOST_STOPS = 32
+MOST_ANSWERS = 128
+"""To one request: prompts times `n`."""
 
 
 class Sampling(BaseModel):
@@ -52,12 +57,32 @@ class Options(Sampling):
     num_predict: Annotated[int, Field(ge=-2, le=2**31 - 1)] = -1
     stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=1024)]], Field(max_length=MOST_STOPS)] = []
 
+    num_keep: Annotated[int, Field(ge=-1, le=2**31 - 1)] = 4
 
-class Completion(BaseModel):
-    """POST /completion of the runner."""
+
+class Runner(BaseModel):
+    """What the runner is asked: its client writes the names of Go's fields, and the runner takes any case."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        names = {name.replace("_", ""): name for name in cls.model_fields}
+        return {names.get(str(key).lower().replace("_", ""), key): value for key, value in data.items()}
+
+
+class Completion(Runner):
+    """POST /completion of the runner. `stream` is not the runner's, which always does."""
 
     prompt: Text
-    options: Options = Options()
+    options: Options | None = None
+    format: dict[str, Any] | Literal["json", ""] | None = None
+    grammar: Grammar | None = None
+    images: Annotated[list[Any], Field(max_length=0)] | None = None
+    truncate: bool = False
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
     stream: bool = True
 
 
@@ -68,7 +93,7 @@ class Content(BaseModel):
 
 
 class Tokens(BaseModel):
-    tokens: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(max_length=1 << 20)]
+    tokens: Ids
 
 
 Stop = (
@@ -81,8 +106,26 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class JSONSchema(BaseModel):
+    name: Annotated[str, Field(max_length=256)] = ""
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """OpenAI's `response_format`; a schema beside "json_object" is llama-server's."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JSONSchema | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+
+
 class OpenAISampling(Sampling):
-    """What both of OpenAI's completions take."""
+    """What both of OpenAI's completions take, and of llama-server's fields those that say what an answer looks like.
+
+    What else there is in a request (`user`, `store`, `metadata`, `service_tier`, ...) is taken and means nothing here.
+    """
 
     model: Annotated[str, Field(max_length=512)] | None = None
     stream: bool = False
@@ -90,6 +133,9 @@ class OpenAISampling(Sampling):
     stop: Stop | None = None
     n: Annotated[int, Field(ge=1, le=16)] = 1
     logit_bias: dict[Annotated[str, Field(max_length=12)], Number] | None = None
+    response_format: ResponseFormat | None = None
+    grammar: Grammar | None = None
+    json_schema: dict[str, Any] | None = None
 
     def stops(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
@@ -98,10 +144,18 @@ class OpenAISampling(Sampling):
 class TextCompletion(OpenAISampling):
     """POST /v1/completions."""
 
-    prompt: Text | Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(max_length=1 << 20)]
+    prompt: Text | Ids | Annotated[list[Text] | list[Ids], Field(max_length=MOST_ANSWERS)]
+    suffix: Text | None = None
     max_tokens: Count | None = 16
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    echo: Literal[False] = False
+    echo: bool = False
+    best_of: Annotated[int, Field(ge=1, le=20)] | None = None
+
+    def prompts(self) -> list[str] | list[list[int]]:
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        several = bool(self.prompt) and not isinstance(self.prompt[0], int)
+        return self.prompt if several else [self.prompt]  # pyright: ignore[reportReturnType]
 
 
 class Part(BaseModel):
@@ -132,6 +186,11 @@ class ChatCompletion(OpenAISampling):
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: Annotated[list[dict[str, Any]], Field(max_length=256)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool = True
+    functions: Annotated[list[Any], Field(max_length=0)] | None = None
+    """OpenAI's name for `tools` before 2024: refused rather than passed over."""
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 class Embeddings(BaseModel):
@@ -142,7 +201,8 @@ class Embeddings(BaseModel):
     encoding_format: Literal["float", "base64"] = "float"
 
 
-class RunnerEmbedding(BaseModel):
-    """POST /embedding of the runner."""
+class RunnerEmbedding(Runner):
+    """POST /embedding of the runner: `content`, in its README `prompt`."""
 
-    content: Text
+    content: Text | None = None
+    prompt: Text | None = None

@@ -4,52 +4,95 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib.metadata
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
+from gguf_jax import chat
 from gguf_jax.errors import GGUFJaxError
-from gguf_jax.generation import Piece, token_ids
+from gguf_jax.generation import token_ids
+from gguf_jax.grammars import Grammar
 from gguf_jax.server import asked
-from gguf_jax.server.answers import embedded, following, tokenizer_of
-from gguf_jax.server.scores import ChatScores, Scores, TextScores
+from gguf_jax.server.answers import Begun, begun, closed, embedded, tokenizer_of
+from gguf_jax.server.choices import ChatChoice, Choice, TextChoice
+from gguf_jax.server.grammar import Wanted, compiled, of_openai
+from gguf_jax.server.problems import Refusal, described
+from gguf_jax.server.scores import ChatScores, TextScores
 from gguf_jax.server.settings import Settings
 from gguf_jax.server.worker import Worker
 
 DEFAULTS = dict(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0)
 """What OpenAI's clients expect where they say nothing."""
 
+TEMPLATE_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "template"})
+"""What a request's `chat_template_kwargs` cannot say otherwise."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Answers to be made: to each prompt (token ids) as many as `n`.
+
+    Attributes:
+        choices: one for each answer, those to one prompt beside each other.
+        limit: longest answer in tokens.
+        top: how many of the best tokens are scored; None: none at all.
+        grammar: what each of them must look like.
+        shown: control tokens that are part of their text.
+    """
+
+    prompts: Sequence[list[int]]
+    choices: Sequence[Choice]
+    limit: int | None
+    top: int | None
+    grammar: Grammar | None = None
+    shown: frozenset[int] = frozenset()
+
 
 def add(app: FastAPI, worker: Worker, settings: Settings) -> None:
     @app.post("/v1/completions")
     async def completions(body: asked.TextCompletion) -> Any:
-        ids = token_ids(tokenizer_of(worker), body.prompt)
-        form = TextScores(tokenizer_of(worker)) if body.logprobs is not None else None
-        return await _answered(worker, settings, body, ids, body.max_tokens, body.logprobs, form, chat=False)
+        _check_model(body.model, settings)
+        tokenizer = tokenizer_of(worker)
+        wanted = of_openai(body)
+        _check_text(body)
+        prompts = [_filled(tokenizer, prompt, body.suffix) for prompt in body.prompts()]
+        scores = TextScores(tokenizer) if body.logprobs is not None else None
+        leads = [_lead(tokenizer, prompt) if body.echo else "" for prompt in body.prompts() for _ in range(body.n)]
+        choices = [TextChoice(i, scores, lead) for i, lead in enumerate(leads)]
+        grammar = await compiled(wanted, tokenizer) if wanted else None
+        what = Asked(prompts, choices, body.max_tokens, body.logprobs, grammar)
+        return await _answered(worker, settings, body, what)
 
     @app.post("/v1/chat/completions")
-    async def chat(body: asked.ChatCompletion) -> Any:
+    async def chat_completions(body: asked.ChatCompletion) -> Any:
+        _check_model(body.model, settings)
         tokenizer = tokenizer_of(worker)
-        prompt = tokenizer.apply_chat_template([each.plain() for each in body.messages], tools=body.tools)
+        if body.top_logprobs is not None and not body.logprobs:
+            raise GGUFJaxError("top_logprobs: expected logprobs to be true with it, found false")
+        conversation, wanted = await asyncio.to_thread(_conversation, tokenizer, body)
+        prompt = conversation.prompt
         bos = tokenizer.bos_id
         written = bos is not None and prompt.startswith(tokenizer.token_text(bos))
         ids = tokenizer.encode(prompt, add_special=not written, parse_special=True)
-        limit = body.max_completion_tokens or body.max_tokens
-        if body.top_logprobs is not None and not body.logprobs:
-            raise GGUFJaxError("top_logprobs: expected logprobs to be true with it, found false")
-        form = ChatScores(tokenizer) if body.logprobs else None
+        grammar = await compiled(wanted, tokenizer) if wanted else None
+        scores = ChatScores(tokenizer) if body.logprobs else None
+        choices = [ChatChoice(i, scores, conversation) for i in range(body.n)]
         top = body.top_logprobs or 0 if body.logprobs else None
-        return await _answered(worker, settings, body, ids, limit, top, form, chat=True)
+        limit = body.max_completion_tokens or body.max_tokens
+        what = Asked([ids], choices, limit, top, grammar, conversation.shown)
+        return await _answered(worker, settings, body, what)
 
     @app.post("/v1/embeddings")
     async def embeddings(body: asked.Embeddings) -> dict[str, Any]:
+        _check_model(body.model, settings)
         texts = [body.input] if isinstance(body.input, str) else body.input
         found = await embedded(worker, texts)
         count = sum(len(tokenizer_of(worker).encode(text)) for text in texts)
@@ -64,50 +107,132 @@ def add(app: FastAPI, worker: Worker, settings: Settings) -> None:
         return {"object": "list", "data": data, "model": settings.name, "usage": usage}
 
 
-async def _answered(
-    worker: Worker,
-    settings: Settings,
-    body: asked.OpenAISampling,
-    ids: list[int],
-    limit: int | None,
-    top: int | None,
-    scores: Scores | None,
-    *,
-    chat: bool,
-) -> Any:
-    """One or several answers to a prompt, at once or as server-sent events."""
+# ---- what a request means ----
+
+
+def _check_model(name: str | None, settings: Settings) -> None:
+    """One model is served. A request that names none, or "default", means it."""
+    if name not in (None, "", "default", settings.name, settings.path):
+        message = f"model: expected {settings.name!r}, found {name!r}, which is not served here"
+        raise Refusal(message, status=404, code="model_not_found", param="model")
+
+
+def _check_text(body: asked.TextCompletion) -> None:
+    if body.best_of not in (None, body.n):
+        raise GGUFJaxError(f"best_of: expected n ({body.n}), as answers are not ranked here, found {body.best_of}")
+    if body.echo and body.logprobs is not None:
+        raise GGUFJaxError("echo: expected no logprobs with it, as those of a prompt are not computed")
+    if len(body.prompts()) * body.n > asked.MOST_ANSWERS:
+        found = f"{len(body.prompts())} prompts with {body.n} each"
+        raise GGUFJaxError(f"prompt: expected at most {asked.MOST_ANSWERS} answers to one request, found {found}")
+
+
+def _filled(tokenizer: Any, prompt: str | list[int], suffix: str | None) -> list[int]:
+    """The token ids of a prompt; with a suffix those of the gap between them, as models are trained to fill it."""
+    if suffix is None:
+        return token_ids(tokenizer, prompt)
+    before, after, gap = (tokenizer.fim_ids[role] for role in ("pre", "suf", "mid"))
+    if before is None or after is None or gap is None:
+        raise GGUFJaxError("suffix: expected a model with tokens for filling in the middle, found one that has none")
+    ids = tokenizer.encode(prompt, add_special=False) if isinstance(prompt, str) else token_ids(tokenizer, prompt)
+    start = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
+    return [*start, before, *ids, after, *tokenizer.encode(suffix, add_special=False), gap]
+
+
+def _lead(tokenizer: Any, prompt: str | list[int]) -> str:
+    return prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
+
+
+def _conversation(tokenizer: Any, body: asked.ChatCompletion) -> tuple[chat.Conversation, Wanted | None]:
+    """The prompt of a chat, and what the answer must look like: a template's program may take its time."""
+    wanted = of_openai(body)
+    extra = body.chat_template_kwargs or {}
+    for name in extra:
+        if name in TEMPLATE_VARIABLES:
+            raise GGUFJaxError(f"chat_template_kwargs: expected other variables than {name!r}, which has its own field")
+    found = chat.prepare(
+        tokenizer,
+        [each.plain() for each in body.messages],
+        tools=body.tools,
+        tool_choice=body.tool_choice,
+        parallel=body.parallel_tool_calls,
+        closed=wanted is not None,
+        schema=wanted.schema if wanted else None,
+        **extra,
+    )
+    if found.form is None:
+        return found, wanted
+    if wanted is not None and wanted.schema is None and found.choice == "auto":
+        raise GGUFJaxError(f"{wanted.where}: expected no grammar beside tools that may be called, found both")
+    return found, None if found.grammar is None else Wanted("lark", found.grammar, "tools")
+
+
+# ---- answers ----
+
+
+async def _answered(worker: Worker, settings: Settings, body: asked.OpenAISampling, what: Asked) -> Any:
+    """Answers at once, or as server-sent events."""
     bias = {_token(name): value for name, value in (body.logit_bias or {}).items()}
     defaults = DEFAULTS | (dict(seed=body.seed) if body.seed is not None else {})
     params = [body.params(defaults, bias) for _ in range(body.n)]
     if body.seed is not None:  # several answers with one seed would be the same
         params = [replace(each, seed=(each.seed or 0) + i) for i, each in enumerate(params)]
-    streams = [worker.pieces(ids, each, max_tokens=limit, stop=body.stops(), top=top) for each in params]
-    try:  # what is wrong with the request is an error, and not half a stream
-        firsts = await asyncio.gather(*(anext(stream) for stream in streams))
-    except BaseException:
-        for stream in streams:
-            await stream.aclose()
-        raise
+    options: dict[str, Any] = dict(max_tokens=what.limit, stop=body.stops(), top=what.top, shown=what.shown)
+    streams = await begun(
+        [
+            worker.pieces(prompt, each, **options, constraint=what.grammar.constraint() if what.grammar else None)
+            for prompt in what.prompts
+            for each in params
+        ]
+    )
+    first = what.choices[0]
     head = {
-        "id": f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}",
-        "object": ("chat.completion" if chat else "text_completion") + (".chunk" if chat and body.stream else ""),
+        "id": f"{first.prefix}-{secrets.token_hex(12)}",
+        "object": first.chunk if body.stream else first.kind,
         "created": int(time.time()),
         "model": settings.name,
+        "system_fingerprint": FINGERPRINT,
     }
-    pieces = [following(first, stream) for first, stream in zip(firsts, streams, strict=True)]
+    usage = _Usage(what.prompts, body.n)
     if body.stream:
-        usage = body.stream_options is not None and body.stream_options.include_usage
-        return StreamingResponse(_events(pieces, head, len(ids), chat, usage, scores), media_type="text/event-stream")
-    choices, count = [], 0
-    for index, each in enumerate(pieces):
-        text, finish, found = "", None, []
-        async for piece in each:
-            text, finish, count = text + piece.text, piece.finish, count + (piece.token is not None)
-            found.append(piece)
-        content = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-        written = scores.of(found) if scores else None
-        choices.append({"index": index, "finish_reason": finish, "logprobs": written} | content)
-    return head | {"choices": choices, "usage": _usage(len(ids), count)}
+        told = body.stream_options is not None and body.stream_options.include_usage
+        return StreamingResponse(
+            _events(streams, what.choices, head, usage, told),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+        )
+    try:
+        for i, (stream, choice) in enumerate(zip(streams, what.choices, strict=True)):
+            async for piece in stream:
+                choice.take(piece)
+                usage.take(i, piece.token is not None, piece.reused)
+    finally:
+        await closed(streams)
+    return head | {"choices": [choice.whole() for choice in what.choices], "usage": usage.written()}
+
+
+FINGERPRINT = f"gguf_jax-{importlib.metadata.version('gguf_jax')}"
+
+
+class _Usage:
+    """Counts the tokens of a request. A prompt with several answers counts once."""
+
+    def __init__(self, prompts: Sequence[list[int]], n: int) -> None:
+        self._prompt, self._n = sum(map(len, prompts)), n
+        self._answered = self._reused = 0
+
+    def take(self, index: int, drawn: bool, reused: int) -> None:
+        self._answered += drawn
+        if index % self._n == 0:
+            self._reused += reused
+
+    def written(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self._prompt,
+            "completion_tokens": self._answered,
+            "total_tokens": self._prompt + self._answered,
+            "prompt_tokens_details": {"cached_tokens": self._reused},
+        }
 
 
 def _token(name: str) -> int:
@@ -116,51 +241,47 @@ def _token(name: str) -> int:
     return int(name)
 
 
-def _usage(prompt: int, answered: int) -> dict[str, int]:
-    return {"prompt_tokens": prompt, "completion_tokens": answered, "total_tokens": prompt + answered}
-
-
 async def _events(
-    streams: list[AsyncGenerator[Piece]],
-    head: dict[str, Any],
-    prompt: int,
-    chat: bool,
-    usage: bool,
-    scores: Scores | None,
+    streams: Sequence[Begun], choices: Sequence[Choice], head: dict[str, Any], usage: _Usage, told: bool
 ) -> AsyncGenerator[str]:
-    """Server-sent events of several answers, one after the other as they come."""
-    queue: asyncio.Queue[tuple[int, Piece | None]] = asyncio.Queue()
+    """Server-sent events of several answers, one after the other as they come; of an error, if one fails."""
+    queue: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
 
-    async def forward(index: int, stream: AsyncGenerator[Piece]) -> None:
-        async for piece in stream:
-            await queue.put((index, piece))
-        await queue.put((index, None))
+    async def forward(index: int, stream: Begun) -> None:
+        try:
+            async for piece in stream:
+                queue.put_nowait((index, piece))
+            queue.put_nowait((index, None))
+        except Exception as error:
+            queue.put_nowait((index, error))
 
-    def event(choices: list[dict[str, Any]], **more: Any) -> str:
-        return f"data: {json.dumps(head | {'choices': choices} | more)}\n\n"
+    def event(found: list[dict[str, Any]], **more: Any) -> str:
+        return f"data: {json.dumps(head | {'choices': found} | unused | more)}\n\n"
 
+    unused = {"usage": None} if told else {}  # as OpenAI has it: null until the last
     tasks = [asyncio.create_task(forward(i, stream)) for i, stream in enumerate(streams)]
-    left, count = len(tasks), 0
+    left = len(tasks)
     try:
-        if chat:
-            for index in range(len(streams)):
-                start = {"role": "assistant", "content": ""}
-                yield event([{"index": index, "delta": start, "finish_reason": None}])
+        for choice in choices:
+            for found in choice.begin():
+                yield event([found])
         while left:
             index, piece = await queue.get()
             if piece is None:
                 left -= 1
-                continue
-            count += piece.token is not None
-            content = {"delta": {"content": piece.text} if piece.text else {}} if chat else {"text": piece.text}
-            content |= {"logprobs": scores.of([piece])} if scores else {}
-            yield event([{"index": index, "finish_reason": piece.finish} | content])
-        if usage:
-            yield event([], usage=_usage(prompt, count))
+            elif isinstance(piece, Exception):
+                message = str(piece) if isinstance(piece, GGUFJaxError) else "the server failed to answer"
+                yield f"data: {json.dumps(described(message, 'server_error'))}\n\n"
+                return
+            else:
+                usage.take(index, piece.token is not None, piece.reused)
+                for found in choices[index].take(piece):
+                    yield event([found])
+        if told:
+            yield event([], usage=usage.written())
         yield "data: [DONE]\n\n"
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for stream in streams:
-            await stream.aclose()
+        await closed(streams)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,14 +13,46 @@ from starlette.exceptions import HTTPException
 
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.generation import QueueFull
+from gguf_jax.generation.setting import PromptTooLong
 from gguf_jax.server.worker import NotReady, TimedOut
 
 
-def problem(status: int, message: str, kind: str = "invalid_request_error", **headers: str) -> JSONResponse:
-    """An error in OpenAI's form, of one line."""
+class Refusal(GGUFJaxError):
+    """A request that is refused with more to say than a line: OpenAI's `code`, and another status than 400."""
+
+    def __init__(self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+
+
+def described(
+    message: str, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """The body of an error in OpenAI's form, its message one line."""
     line = message.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair cannot be sent
-    body = {"error": {"message": " ".join(line.split()), "type": kind, "param": None, "code": status}}
-    return JSONResponse(body, status, headers=headers or None)
+    return {"error": {"message": " ".join(line.split()), "type": kind, "param": param, "code": code}}
+
+
+def field(message: str) -> str | None:
+    """The field of a request that a message begins with."""
+    found = FIELD.match(message)
+    return found[1] if found else None
+
+
+FIELD = re.compile(r"([a-z_]+(?:\[\d+\]|\.[a-z_]+|\.\d+)*): ")
+
+
+def problem(
+    status: int,
+    message: str,
+    kind: str = "invalid_request_error",
+    *,
+    param: str | None = None,
+    code: str | None = None,
+    **headers: str,
+) -> JSONResponse:
+    """An error in OpenAI's form, of one line."""
+    return JSONResponse(described(message, kind, param, code), status, headers=headers or None)
 
 
 def busy(message: str, seconds: int) -> JSONResponse:
@@ -33,7 +67,9 @@ def add(app: FastAPI) -> None:
         where = ".".join(str(part)[:80] for part in first["loc"] if part != "body") or "body"
         found = first.get("input")
         shown = f", found {json.dumps(found, default=str)[:80]}" if isinstance(found, (str, int, float, bool)) else ""
-        return problem(422 if first["type"] != "json_invalid" else 400, f"{where}: {first['msg']}{shown}")
+        if first["type"] == "json_invalid":
+            return problem(400, f"{where}: {first['msg']}{shown}")
+        return problem(422, f"{where}: {first['msg']}{shown}", param=where)
 
     @app.exception_handler(GGUFJaxError)
     async def refused(request: Request, error: GGUFJaxError) -> JSONResponse:
@@ -41,7 +77,10 @@ def add(app: FastAPI) -> None:
             return busy(str(error), 1)
         if isinstance(error, NotReady):
             return busy(str(error), 2)
-        return problem(400, str(error))
+        if isinstance(error, Refusal):
+            return problem(error.status, str(error), param=error.param, code=error.code)
+        code = "context_length_exceeded" if isinstance(error, PromptTooLong) else None
+        return problem(400, str(error), param=field(str(error)), code=code)
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> JSONResponse:

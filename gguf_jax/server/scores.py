@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from gguf_jax.generation import Piece
-
-
-class Scores(Protocol):
-    """How `logprobs` of a choice is written."""
-
-    def of(self, pieces: Sequence[Piece]) -> dict[str, Any]: ...
 
 
 class TextScores:
@@ -20,10 +14,11 @@ class TextScores:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
 
-    def of(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+    def of(self, pieces: Sequence[Piece], start: int = 0) -> dict[str, Any]:
+        """`start`: how many characters of tokens stand before those of `pieces`."""
         scored = [(piece.token, piece.log_probs) for piece in pieces if piece.token is not None and piece.log_probs]
         texts = [_text(self._tokenizer, token) for token, _ in scored]
-        offsets = [sum(map(len, texts[:i])) for i in range(len(texts))]
+        offsets = [start + sum(map(len, texts[:i])) for i in range(len(texts))]
         return {
             "tokens": texts,
             "token_logprobs": [found[0] for _, found in scored],

@@ -53,10 +53,7 @@ def test_a_body_in_chunks_is_taken(client):
     chunks = iter([json.dumps(ASKED)[:10].encode(), json.dumps(ASKED)[10:].encode()])
     answer = client.post("/v1/completions", content=chunks, headers={"content-type": "application/json"})
     assert answer.status_code == 200
-    assert answer.json() | {"id": 0, "created": 0} == client.post("/v1/completions", json=ASKED).json() | {
-        "id": 0,
-        "created": 0,
-    }
+    assert answer.json()["choices"] == client.post("/v1/completions", json=ASKED).json()["choices"]
 
 
 NO_JSON = {

@@ -47,7 +47,7 @@ def test_runner_completion(client, expected):
     assert "".join(line["content"] for line in lines) == expected
     assert [line["done"] for line in lines] == [False] * (len(lines) - 1) + [True]
     last = lines[-1]
-    assert (last["done_reason"], last["eval_count"]) == ("length", 12)
+    assert (last["content"], last["done_reason"], last["eval_count"]) == ("", 1, 12)
     assert last["prompt_eval_count"] > 5
     assert last["prompt_eval_duration"] > 0
     whole = client.post("/completion", json={"prompt": PROMPT, "options": options, "stream": False}).json()
@@ -130,7 +130,10 @@ def test_embeddings(official, client, model):
     expected = gj.embed(model, ["one text", "another"])
     found = official.embeddings.create(model="prose", input=["one text", "another"])
     assert np.float32([each.embedding for each in found.data]).tolist() == expected.tolist()
-    assert client.post("/embedding", json={"content": "one text"}).json() == {"embedding": expected[0].tolist()}
+    answer = {"embedding": expected[0].tolist(), "prompt_eval_count": len(model.tokenizer.encode("one text"))}
+    assert client.post("/embedding", json={"content": "one text"}).json() == answer
+    assert client.post("/embedding", json={"prompt": "one text"}).json() == answer  # as the runner's README has it
+    assert client.post("/embedding", json={}).status_code == 400
 
 
 def test_the_rest(official, client, model):
@@ -176,7 +179,8 @@ def test_errors_are_of_openais_form(case, client):
 def test_bodies_have_bounds(client):
     big = {"content-length": str(1 << 40)}
     assert client.post("/completion", content=b"{}", headers=big).status_code == 413
-    assert client.get("/absent").json()["error"]["code"] == 404
+    assert client.get("/absent").status_code == 404
+    assert client.get("/absent").json()["error"]["message"] == "Not Found"
 
 
 def test_a_model_that_cannot_be_loaded():

@@ -1,0 +1,121 @@
+"""Answers as OpenAI's two kinds of completions write them: choices, at once or as chunks of a stream."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from gguf_jax.chat import Call, Conversation
+from gguf_jax.generation import Piece
+from gguf_jax.server.scores import ChatScores, TextScores
+
+
+class Choice(Protocol):
+    """One answer in the making."""
+
+    kind: str  # of the object, and of its chunks
+    chunk: str
+    prefix: str  # of its id
+
+    def begin(self) -> list[dict[str, Any]]:
+        """Choices of chunks before the first piece."""
+        ...
+
+    def take(self, piece: Piece) -> list[dict[str, Any]]:
+        """Choices of the chunks that a piece makes."""
+        ...
+
+    def whole(self) -> dict[str, Any]:
+        """The choice, after the last piece."""
+        ...
+
+
+class TextChoice:
+    """Of /v1/completions.
+
+    Args:
+        lead: the prompt, where it is to be echoed.
+    """
+
+    kind = chunk = "text_completion"
+    prefix = "cmpl"
+
+    def __init__(self, index: int, scores: TextScores | None, lead: str = "") -> None:
+        self._index, self._scores, self._lead = index, scores, lead
+        self._texts: list[str] = []
+        self._pieces: list[Piece] = []
+        self._finish: str | None = None
+        self._written = 0
+
+    def begin(self) -> list[dict[str, Any]]:
+        lead = {"index": self._index, "text": self._lead, "finish_reason": None, "logprobs": None}
+        return [lead] if self._lead else []
+
+    def take(self, piece: Piece) -> list[dict[str, Any]]:
+        self._texts.append(piece.text)
+        self._finish = piece.finish
+        found: dict[str, Any] = {"index": self._index, "text": piece.text, "finish_reason": piece.finish}
+        scores = None
+        if self._scores is not None:
+            self._pieces.append(piece)
+            scores = self._scores.of([piece], self._written)
+            self._written += sum(map(len, scores["tokens"]))
+        return [found | {"logprobs": scores}]
+
+    def whole(self) -> dict[str, Any]:
+        scores = None if self._scores is None else self._scores.of(self._pieces)
+        text = self._lead + "".join(self._texts)
+        return {"index": self._index, "text": text, "finish_reason": self._finish, "logprobs": scores}
+
+
+class ChatChoice:
+    """Of /v1/chat/completions: content, and calls of tools where the conversation has a form for them. A call is one
+    chunk, for what begins as one may turn out to be text."""
+
+    kind, chunk = "chat.completion", "chat.completion.chunk"
+    prefix = "chatcmpl"
+
+    def __init__(self, index: int, scores: ChatScores | None, conversation: Conversation) -> None:
+        self._index, self._scores = index, scores
+        self._reader, self._form = conversation.reader(), conversation.form
+        self._texts: list[str] = []
+        self._calls: list[dict[str, Any]] = []
+        self._pieces: list[Piece] = []
+        self._finish: str | None = None
+
+    def begin(self) -> list[dict[str, Any]]:
+        delta = {"role": "assistant", "content": "", "refusal": None}
+        return [{"index": self._index, "delta": delta, "finish_reason": None, "logprobs": None}]
+
+    def take(self, piece: Piece) -> list[dict[str, Any]]:
+        before = len(self._calls)
+        text = self._read(piece)
+        self._texts.append(text)
+        calls = [{"index": i, **call} for i, call in enumerate(self._calls[before:], before)]
+        if piece.finish is not None:
+            self._finish = "tool_calls" if self._calls and piece.finish == "stop" else piece.finish
+        scores = None
+        if self._scores is not None:
+            self._pieces.append(piece)
+            scores = self._scores.of([piece])
+        delta: dict[str, Any] = ({"content": text} if text else {}) | ({"tool_calls": calls} if calls else {})
+        return [{"index": self._index, "delta": delta, "finish_reason": self._finish, "logprobs": scores}]
+
+    def _read(self, piece: Piece) -> str:
+        """The text that a piece adds; calls are put among the others."""
+        if self._reader is None or self._form is None:
+            return piece.text
+        found = self._reader.put(piece.text)
+        if piece.finish is not None:
+            found += self._reader.flush()
+        for each in found:
+            if isinstance(each, Call):
+                self._calls.append(each.as_dict(len(self._calls), self._form.ids))
+        return "".join(each for each in found if isinstance(each, str))
+
+    def whole(self) -> dict[str, Any]:
+        text = "".join(self._texts)
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if self._calls:
+            message |= {"content": text or None, "tool_calls": self._calls}
+        scores = None if self._scores is None else self._scores.of(self._pieces)
+        return {"index": self._index, "message": message, "finish_reason": self._finish, "logprobs": scores}
