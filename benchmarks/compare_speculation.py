@@ -19,7 +19,8 @@ PARAGRAPHS = {
     "story": "The old man said that the sea was calm, the sky was clear and the wind was fair. His son did not answer, "
     "for he was looking at the ship that lay before the harbour with its sails down.\n\n",
     "list": "Name: Anna. Town: London. Work: teacher.\nName: John. Town: Dublin. Work: sailor.\nName: Mary. Town: ",
-    "code": "for (int i = 0; i < rows; ++i) { sum += a[i] * b[i]; }\nfor (int j = 0; j < columns; ++j) { sum += c[j] * ",
+    "code": "for (int i = 0; i < rows; ++i) { sum += a[i] * b[i]; }\n"
+    "for (int j = 0; j < columns; ++j) { sum += c[j] * ",
 }
 
 

@@ -181,7 +181,7 @@ class Engine(Setting):
                 for b, request in going.items():
                     new = [token for token in rows[b] if token >= 0]
                     request.tokens += new
-                    request.accepted += len(new) - 1
+                    request.check(len(new) - 1)
                     self._held[b] = request.prompt + request.tokens[:-1]
                 timings = watch.timings
                 timings.guessed_tokens = sum(request.guessed for request in requests)

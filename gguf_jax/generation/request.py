@@ -33,6 +33,7 @@ class Request:
             natural logarithms, of the model, before anything that `params` or `constraint` changes.
         reused: tokens of the prompt that a cache held already.
         guessed, accepted: tokens that speculation proposed, and those of them that were right.
+        ahead: how many it is to propose next.
     """
 
     id: int
@@ -49,6 +50,19 @@ class Request:
     reused: int = 0
     guessed: int = 0
     accepted: int = 0
+    ahead: int = 3
+    _open: int = 0
+
+    def guess(self, count: int) -> None:
+        """Notes that so many tokens are proposed."""
+        self.guessed, self._open = self.guessed + count, count
+
+    def check(self, right: int) -> None:
+        """Notes how many of them were right: where all were, more are proposed next, else as many as were right."""
+        self.accepted += right
+        if self._open:
+            self.ahead = min(2 * self.ahead + 1, 64) if right == self._open else max(1, right)
+            self._open = 0
 
 
 @dataclass(frozen=True)

@@ -331,7 +331,7 @@ class Scheduler(Setting):
                     at = own if own is None or ids.ndim == 1 else [each[j] for each in own]
                     self._take(request, token, at)
                     found.append((request, token))
-                request.accepted += len(tokens) - 1
+                request.check(len(tokens) - 1)
                 slot = self._slots[i]
                 if slot.request is not request:
                     continue

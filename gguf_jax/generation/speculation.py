@@ -24,8 +24,10 @@ from gguf_jax.generation.sampling import Sampler, SamplerPlan
 from gguf_jax.generation.setting import Setting, bucket
 from gguf_jax.models import Decoder
 
-MOST_DRAFTED = 15
-"""Tokens that can be guessed at once: sequences of up to 16 are what decoding kernels are made for."""
+MOST_DRAFTED = 7
+"""Tokens that can be guessed at once: in sequences of up to 8 the native kernels give a token what they give it alone,
+bit for bit. (Elsewhere sums may be taken in another order, and where two tokens are as good to the last bit, the other
+one may be drawn.)"""
 
 
 class Drafter(Protocol):
@@ -229,7 +231,7 @@ def propose(
             such a slot gets no guesses.
     """
     room = {
-        i: (request, min(drafter.most, request.max_tokens - len(request.tokens) - 1))
+        i: (request, min(drafter.most, request.ahead, request.max_tokens - len(request.tokens) - 1))
         for i, request in going.items()
         if request.constraint is None
     }
@@ -239,13 +241,12 @@ def propose(
     drafts = np.full((slots, guess_length(max(map(len, guesses.values())))), -1, np.int32)
     for i, guess in guesses.items():
         drafts[i, : len(guess)] = guess
-        going[i].guessed += len(guess)
+        going[i].guess(len(guess))
     return drafts
 
 
 def guess_length(longest: int) -> int:
-    """The number of guesses that is compiled for so many: 1, 3, 7 or 15, so that with the last token it is a power of
-    two."""
+    """The number of guesses that is compiled for so many: with the last token a power of two, so 1, 3 or 7."""
     return bucket(longest + 1, 2, MOST_DRAFTED + 1) - 1
 
 

@@ -89,7 +89,7 @@ def test_property_the_engine_answers_the_same(model, speculation):
 def test_answers_end_in_the_midst_of_guesses(model):
     answers = [alone(model, [1, 2, 3], PARAMS[0], 13, **EXACT)]
     end = answers[0][5]
-    scheduler = Scheduler(model, slots=1, ctx_size=16, batch_size=16, speculation=Oracle(answers * 3, 12), **EXACT)
+    scheduler = Scheduler(model, slots=1, ctx_size=16, batch_size=16, speculation=Oracle(answers * 3, 7), **EXACT)
     whole, ended = (scheduler.add([1, 2, 3], PARAMS[0], end_ids=ids) for ids in ([], [end]))
     run(scheduler)
     assert (whole.tokens, whole.finish) == (answers[0], "length")
@@ -120,12 +120,12 @@ def test_exact_what_is_looked_up():
     assert index.following(2) == []
     assert _Index(range(2, 0, -1), [5, 5, 5]).following(4) == [5, 5, 5, 5]
     assert _Index(range(2, 0, -1), [8, 1, 2, 1, 2]).following(5) == [1, 2, 1, 2, 1]
-    assert [guess_length(n) for n in (1, 2, 3, 4, 7, 8, 15)] == [1, 3, 3, 7, 7, 15, 15]
+    assert [guess_length(n) for n in (1, 2, 3, 4, 7)] == [1, 3, 3, 7, 7]
 
 
 def test_bad_speculation(model):
     for make, message in [
-        (lambda: PromptLookup(tokens=0), "expected from 1 to 15 tokens to be guessed, found 0"),
+        (lambda: PromptLookup(tokens=0), "expected from 1 to 7 tokens to be guessed, found 0"),
         (lambda: PromptLookup(shortest=3, longest=2), "expected 1 <= shortest <= longest <= 64, found 3 and 2"),
         (lambda: Scheduler(model, speculation=DraftModel(small_model(vocab_size=50))), "target's 97 tokens, found 50"),
         (lambda: Scheduler(model, speculation=DraftModel(small_mamba(MAMBAS["mamba2"].make()))), "found one of states"),

@@ -16,8 +16,10 @@
 namespace gguf_jax {
 namespace {
 
-// So few queries of a sequence are taken one by one: a block's lanes would be empty, and its keys not shared out.
-constexpr int64_t SINGLE_QUERIES = 4;
+// So few queries of a sequence are taken one by one: a block's lanes would be empty, and its keys not shared out. As many
+// as products take for few, too (FEW_ROWS): up to there a token gets the same in a sequence as alone, bit for bit, which
+// speculation lives on.
+constexpr int64_t SINGLE_QUERIES = 8;
 
 // Fewer multiplications than this are done before another thread has heard of them.
 constexpr int64_t SMALL = 1 << 17;
