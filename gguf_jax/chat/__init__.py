@@ -1,9 +1,21 @@
 """Conversations with tools: OpenAI's messages to a prompt, and answers to texts and calls."""
 
-from gguf_jax.chat.conversation import Conversation, prepare
+from gguf_jax.chat.conversation import RESERVED, Conversation, prepare
 from gguf_jax.chat.forms import FORMS, Form
 from gguf_jax.chat.reader import Reader
 from gguf_jax.chat.template import Template, template_of
 from gguf_jax.chat.tools import Call, Tool, ToolError
 
-__all__ = ["FORMS", "Call", "Conversation", "Form", "Reader", "Template", "Tool", "ToolError", "prepare", "template_of"]
+__all__ = [
+    "FORMS",
+    "RESERVED",
+    "Call",
+    "Conversation",
+    "Form",
+    "Reader",
+    "Template",
+    "Tool",
+    "ToolError",
+    "prepare",
+    "template_of",
+]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from gguf_jax.chat.enforced import control_ids, grammar, thinks
@@ -42,6 +43,10 @@ class Conversation:
         return None if self.form is None else Reader(self.form, self.tools, thinking=self.thinking)
 
 
+RESERVED = frozenset({"self", "messages", "tools", "add_generation_prompt", "template"})
+"""Variables of templates that have a meaning of their own."""
+
+
 def prepare(
     tokenizer: Templated,
     messages: Sequence[Mapping[str, Any]],
@@ -51,7 +56,7 @@ def prepare(
     parallel: bool = True,
     closed: bool = False,
     schema: Mapping[str, Any] | None = None,
-    **extra: Any,
+    variables: Mapping[str, Any] | None = None,
 ) -> Conversation:
     """A conversation as a prompt.
 
@@ -65,12 +70,16 @@ def prepare(
         parallel: whether several calls may be made at once, where a grammar has a say.
         closed: a thought that the template opens is closed, for an answer that must have a form from its beginning.
         schema: JSON schema of an answer that is no call, where tools may be called and need not be.
-        extra: further variables for the template.
+        variables: further ones for the template.
 
     Raises:
         ToolError: tools, the choice or messages are not as they must be.
         GGUFJaxError: the template refuses the conversation, or there is none.
     """
+    extra = dict(variables or {})
+    for name in extra:
+        if name in RESERVED:
+            raise ToolError(f"variables: expected others than {name!r}, which has its own argument")
     known = read_tools(tools)
     choice, callable_ = read_choice(tool_choice, known)
     history = any(each.get("tool_calls") or each.get("role") == "tool" for each in messages)
@@ -89,27 +98,20 @@ def prepare(
     form = template.form
     special = control_ids(tokenizer, form.markers | set(THOUGHT))
     found = Conversation(prompt, form, callable_, choice, None, frozenset(special.values()), thinks(prompt))
+    write = partial(grammar, form, callable_, special, parallel=parallel)
     required = choice == "required"
     if required or schema is not None:
         other = None if required else schema
-        text = grammar(form, callable_, special, required=True, parallel=parallel, other=other)
-        return _closed(Conversation(prompt, form, callable_, choice, text, found.shown, found.thinking), True)
-    if form.trigger and not _thinking_aloud(tokenizer, prompt):
-        text = grammar(form, callable_, special, required=False, parallel=parallel)
-        found = Conversation(prompt, form, callable_, choice, text, found.shown, found.thinking)
+        return _closed(replace(found, grammar=write(required=True, other=other)), True)
+    if form.trigger:
+        found = replace(found, grammar=write(required=False, thinking=found.thinking))
     return _closed(found, closed)
-
-
-def _thinking_aloud(tokenizer: Templated, prompt: str) -> bool:
-    """Whether the model may think before it answers: there what looks like a call is only talked about."""
-    return thinks(prompt) or any(THOUGHT[1] in source for source in tokenizer.chat_templates.values())
 
 
 def _closed(found: Conversation, closed: bool) -> Conversation:
     if not closed or not thinks(found.prompt):
         return found
-    prompt = f"{found.prompt.rstrip()}\n\n{THOUGHT[1]}\n\n"
-    return Conversation(prompt, found.form, found.tools, found.choice, found.grammar, found.shown)
+    return replace(found, prompt=f"{found.prompt.rstrip()}\n\n{THOUGHT[1]}\n\n", thinking=False)
 
 
 def _messages(messages: Sequence[Mapping[str, Any]], template: Template) -> list[dict[str, Any]]:

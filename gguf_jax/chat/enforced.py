@@ -40,6 +40,7 @@ def grammar(
     required: bool,
     parallel: bool,
     other: Mapping[str, Any] | None = None,
+    thinking: bool = False,
 ) -> str:
     """A Lark grammar for answers with calls of `tools`.
 
@@ -49,6 +50,8 @@ def grammar(
             `special`), in which the form's trigger begins a call; the form must have one.
         parallel: several calls may follow one another.
         other: with `required`, JSON schema of what the answer may be instead.
+        thinking: the answer begins within a thought. In thoughts calls are only talked about; where an answer begins
+            with one, what is enforced begins behind it.
     """
     write = _Writer(form, special)
     rules = [rule for i, tool in enumerate(tools) for rule in write.arguments(i, tool)]
@@ -66,16 +69,29 @@ def grammar(
     trigger = form.trigger
     if form.begin:
         rules += write.calls("call", tools, form.call)
-        called, again = f"{write.literal(form.begin.partition(trigger)[2])} call {more} {end}", "?"
+        called, again = f"{write.literal(form.begin.partition(trigger)[2])} call {more} {end}", False
     else:
         rules += write.calls("call", tools, form.call.removeprefix(trigger))
-        called, again = "call", "*" if parallel else "?"
-    reached = f"TEXT {write.literal(trigger)}"
-    head = f"trigger: {reached}" if trigger in special else f"trigger[lazy]: {reached}"
-    return "\n".join([f"start: (trigger {called}){again} text", head, "text: TEXT", TEXT, *rules])
-
-
-TEXT = r"TEXT: /(.|\n)*/"
+        called, again = "call", parallel
+    lines = [
+        *write.reached("trigger", "TEXT", trigger),
+        *write.reached("thought", "TEXT", THOUGHT[1]),
+        f"called: {called}",
+        f"rest: (trigger called){'*' if again else '?'} text",
+        f"start: {'within' if thinking else 'opening within | first'}",
+        "within: thought rest | UNCLOSED",
+        "text: TEXT",
+        r"TEXT: /(.|\n)*/",
+        f"UNCLOSED: {'TEXT' if THOUGHT[1] in special else f'TEXT & ~(TEXT {_quoted(THOUGHT[1])} TEXT)'}",
+    ]
+    if not thinking:
+        lines.append(f"first: first_trigger called {'rest' if again else 'text'} | FIRST")
+        lines += write.reached("first_trigger", "FIRST", trigger)
+        if THOUGHT[0] in special:
+            lines += [rf"opening: /\s*/ {write.literal(THOUGHT[0])}", "FIRST: TEXT"]
+        else:
+            lines += ["opening: OPENING", rf"OPENING: /\s*/ {_quoted(THOUGHT[0])}", "FIRST: TEXT & ~(OPENING TEXT)"]
+    return "\n".join([*lines, *rules])
 
 
 class _Writer:
@@ -90,6 +106,11 @@ class _Writer:
         """A text; what is a control token in it stands there by its id."""
         pieces = self._split.split(text) if self._split else [text]
         return " ".join(f"<[{self._special[p]}]>" if p in self._special else _quoted(p) for p in pieces if p)
+
+    def reached(self, name: str, before: str, text: str) -> list[str]:
+        """The rule of what stands before the first of a text, and the text."""
+        lazy = "" if text in self._special else "[lazy]"
+        return [f"{name}{lazy}: {before} {self.literal(text)}"]
 
     def calls(self, name: str, tools: Sequence[Tool], pattern: str) -> list[str]:
         """The rules of a call of any of several tools, which is written by a pattern."""
@@ -106,7 +127,8 @@ class _Writer:
         if self._form.parameter is None:
             return [f"arguments_{number}: {_json(_closed(tool.parameters), tool.strict)}"]
         properties = tool.parameters.get("properties")
-        required = tool.parameters.get("required") or ()
+        required = tool.parameters.get("required")
+        required = required if isinstance(required, list) else []
         rules, names = [], []
         shared = {key: tool.parameters[key] for key in ("$defs", "definitions") if key in tool.parameters}
         for i, (key, schema) in enumerate((properties if isinstance(properties, Mapping) else {}).items()):
@@ -123,8 +145,9 @@ class _Writer:
         if not is_string:
             return [f"{name}: {head} {_json(schema, tool.strict)} {self.literal(after)}"]
         found = tool.parameter(key)
-        if "enum" in found or "const" in found:
-            texts = " | ".join(map(_quoted, found.get("enum", [found.get("const")])))
+        values = found.get("enum", [found["const"]] if "const" in found else None)
+        if isinstance(values, list):
+            texts = " | ".join(map(_quoted, values))
             return [f"{name}: {head} ({texts}) {self.literal(after)}"]
         # as it is, up to what stands behind it
         return [f"{name}: {head} {name}_text", rf"{name}_text[lazy]: /(.|\n)*/ {_quoted(after)}"]

@@ -90,8 +90,8 @@ class Guards:
             sent = given.encode("latin-1")  # as Starlette decoded it: the bytes that came
             if not secrets.compare_digest(sent, settings.api_key.encode()):
                 message = "authorization: expected the server's API key as a bearer token"
-                headers = {"WWW-Authenticate": "Bearer"}
-                return problem(401, message, "authentication_error", code="invalid_api_key", **headers)
+                asked = {"WWW-Authenticate": "Bearer"}
+                return problem(401, message, "authentication_error", code="invalid_api_key", **asked)
         return None
 
     async def _watched(self, scope: MutableMapping[str, Any], body: bytes, receive: bodies.Receive, send: Send) -> None:

@@ -32,9 +32,6 @@ from gguf_jax.server.worker import Worker
 DEFAULTS = dict(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0)
 """What OpenAI's clients expect where they say nothing."""
 
-TEMPLATE_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "template"})
-"""What a request's `chat_template_kwargs` cannot say otherwise."""
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -146,9 +143,8 @@ def _lead(tokenizer: Any, prompt: str | list[int]) -> str:
 def _conversation(tokenizer: Any, body: asked.ChatCompletion) -> tuple[chat.Conversation, Wanted | None]:
     """The prompt of a chat, and what the answer must look like: a template's program may take its time."""
     wanted = of_openai(body)
-    extra = body.chat_template_kwargs or {}
-    for name in extra:
-        if name in TEMPLATE_VARIABLES:
+    for name in body.chat_template_kwargs or ():
+        if name in chat.RESERVED:
             raise GGUFJaxError(f"chat_template_kwargs: expected other variables than {name!r}, which has its own field")
     found = chat.prepare(
         tokenizer,
@@ -158,7 +154,7 @@ def _conversation(tokenizer: Any, body: asked.ChatCompletion) -> tuple[chat.Conv
         parallel=body.parallel_tool_calls,
         closed=wanted is not None,
         schema=wanted.schema if wanted else None,
-        **extra,
+        variables=body.chat_template_kwargs,
     )
     if found.form is None:
         return found, wanted

@@ -177,7 +177,7 @@ def test_a_thought_that_the_prompt_opens():
     tokenizer = native(opened="<think>\n")
     found = prepare(tokenizer, HISTORY[:1], tools=[TOOL])
     assert found.thinking
-    assert found.grammar is None
+    assert "first" not in found.grammar
     assert found.reader().put("a <tool_call></think>") == ["a <tool_call></think>"]
     for closed in (
         prepare(tokenizer, HISTORY[:1], tools=[TOOL], tool_choice="required"),
@@ -217,6 +217,7 @@ ERRORS = {
     "tools: expected at most 128": dict(tools=[TOOL] * 129),
     "tool_choice: expected tools with 'required'": dict(tool_choice="required"),
     "tool_choice: expected 'none', 'auto'": dict(tools=[TOOL], tool_choice="maybe"),
+    "variables: expected others than 'tools'": dict(variables={"tools": []}),
     "tool_choice: expected one of kettle, found 'fire'": dict(
         tools=[TOOL], tool_choice={"type": "function", "function": {"name": "fire"}}
     ),

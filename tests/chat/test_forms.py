@@ -195,5 +195,17 @@ def test_a_grammar_waits_for_the_words_that_begin_a_call(name, tokenizer):
         assert taken(several.constraint(), tokenizer, text) == text
     single = form.write(CALLS[1:2]).lstrip()
     assert taken(one.constraint(), tokenizer, single) == single
+    # what is thought of a call is no call, and one that follows the thought is
+    thought = f"<think>Perhaps {form.trigger}~ junk? No.</think>"
+    for text in (f"{thought}\n\nHello", f"\n{thought}{calls}", f"<think>Perhaps {form.trigger}~ junk"):
+        assert taken(several.constraint(), tokenizer, text) == text
+    opened = grammar(form, TOOLS, {}, required=False, parallel=True, thinking=True)
+    within = grammars.compile("lark", opened, tokenizer)
+    for text in (f"{thought[7:]}\n\nHello", f"{thought[7:]}{calls}", f"Perhaps {form.trigger}~ junk"):
+        assert taken(within.constraint(), tokenizer, text) == text
+    for start, grammar_ in ((thought, several), (thought[7:], within)):
+        assert (
+            taken(grammar_.constraint(), tokenizer, f"{start} So {form.trigger}~ junk") == f"{start} So {form.trigger}"
+        )
     for grammar_ in (several, one):
         assert taken(grammar_.constraint(), tokenizer, f"So {form.trigger}~ junk") == f"So {form.trigger}"
