@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from gguf_jax.chat.forms import SLOT, Form
 from gguf_jax.chat.reader import THOUGHT
 from gguf_jax.chat.tools import Tool
-from gguf_jax.grammars import WHITE_SPACE
+from gguf_jax.grammars import JSON_OPTIONS
 
 
 class Special(Protocol):
@@ -161,7 +161,7 @@ def _json(schema: Any, strict: bool) -> str:
     """A schema within a grammar. What cannot be enforced of one that is not strict is left to the model."""
     if not isinstance(schema, Mapping):
         schema = {}
-    options = {"whitespace_pattern": WHITE_SPACE, "lenient": not strict}
+    options = {**JSON_OPTIONS, "lenient": not strict}
     return f"%json {json.dumps({**schema, 'x-guidance': options})}"
 
 

@@ -19,12 +19,11 @@ MOST_CHARACTERS = 1 << 16
 MOST_MULTIPLES = 10_000
 """Of `multipleOf`, in units of its last decimal: the automaton that counts remainders has as many states."""
 
-WHITE_SPACE = r"( |\n{1,2}[ \t]{0,20})?"
-"""What may stand between the tokens of JSON: enough for any usual layout, and no room to go on in for ever."""
-
 LEVELS = "expected a schema of fewer levels, found more than can be read"
 
-JSON_OPTIONS = {"whitespace_pattern": WHITE_SPACE}
+JSON_OPTIONS = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+"""JSON is written on one line, with a space behind a comma and a colon or without. Where any white space may stand, a
+model can go on with nothing else until its answer is too long, and all of it is paid for."""
 
 
 class GrammarError(GGUFJaxError, ValueError):
