@@ -86,14 +86,15 @@ def template_formatter(tokenizer: Any, name: str) -> ChatFormatter:
     """Of a template in a file's metadata; the default one's name is empty."""
 
     def formatter(*, messages: Sequence[Mapping[str, Any]], **variables: Any) -> ChatFormatterResponse:
-        template = tokenizer.chat_templates[name] if name else None
-        prompt = tokenizer.apply_chat_template(messages, template=template, **variables)
-        eos = tokenizer.eos_id
-        return ChatFormatterResponse(
-            prompt, stop=None if eos is None else [tokenizer.token_text(eos)], added_special=True
-        )
+        prompt = tokenizer.apply_chat_template(messages, template=name or None, **variables)
+        return ChatFormatterResponse(prompt, stop=end_text(tokenizer), added_special=True)
 
     return formatter
+
+
+def end_text(tokenizer: Any) -> list[str]:
+    """The EOS token as a text: a model may spell it."""
+    return [] if tokenizer.eos_id is None else [tokenizer.token_text(tokenizer.eos_id)]
 
 
 def named_formatter(name: str) -> ChatFormatter:
@@ -232,7 +233,7 @@ def as_chat(answer: CreateCompletionResponse | Iterator[CreateCompletionResponse
         return _chat_chunks(cast("Iterator[CreateCompletionResponse]", answer))
     choice = answer["choices"][0]
     message = {"role": "assistant", "content": choice["text"]}
-    return _chat(answer, message, chat_log_probs(choice["logprobs"]), choice["finish_reason"])
+    return whole_chat(answer, message, chat_log_probs(choice["logprobs"]), choice["finish_reason"])
 
 
 def as_call(answer: CreateCompletionResponse | Iterator[CreateCompletionResponse], name: str) -> ChatAnswer:
@@ -241,7 +242,7 @@ def as_call(answer: CreateCompletionResponse | Iterator[CreateCompletionResponse
         return _call_chunks(cast("Iterator[CreateCompletionResponse]", answer), name)
     choice = answer["choices"][0]
     message = {"role": "assistant", "content": None} | calls([(name, answer)])
-    return _chat(answer, message, chat_log_probs(choice["logprobs"]), "tool_calls")
+    return whole_chat(answer, message, chat_log_probs(choice["logprobs"]), "tool_calls")
 
 
 def calls(answers: Sequence[tuple[str, CreateCompletionResponse]]) -> dict[str, Any]:
@@ -275,7 +276,10 @@ def chat_log_probs(scores: CompletionLogprobs | None) -> ChatCompletionLogprobs 
     return {"content": content, "refusal": None}  # pyright: ignore
 
 
-def _chat(answer: CreateCompletionResponse, message: Any, scores: Any, finish: Any) -> CreateChatCompletionResponse:
+def whole_chat(
+    answer: CreateCompletionResponse, message: Any, scores: Any, finish: Any
+) -> CreateChatCompletionResponse:
+    """A chat completion with a message in place of a completion's text."""
     return {
         "id": f"chat{answer['id']}",
         "object": "chat.completion",
@@ -286,9 +290,10 @@ def _chat(answer: CreateCompletionResponse, message: Any, scores: Any, finish: A
     }
 
 
-def _chunk(
+def chat_chunk(
     of: CreateCompletionResponse, delta: dict[str, Any], scores: Any = None, finish: Any = None
 ) -> CreateChatCompletionStreamResponse:
+    """What a chunk adds to a message, in place of a completion's chunk."""
     return {
         "id": f"chat{of['id']}",
         "object": "chat.completion.chunk",
@@ -301,23 +306,23 @@ def _chunk(
 def _chat_chunks(chunks: Iterator[CreateCompletionResponse]) -> Iterator[CreateChatCompletionStreamResponse]:
     for i, chunk in enumerate(chunks):
         if i == 0:
-            yield _chunk(chunk, {"role": "assistant"})
+            yield chat_chunk(chunk, {"role": "assistant"})
         choice = chunk["choices"][0]
         delta = {"content": choice["text"]} if choice["finish_reason"] is None else {}
-        yield _chunk(chunk, delta, chat_log_probs(choice["logprobs"]), choice["finish_reason"])
+        yield chat_chunk(chunk, delta, chat_log_probs(choice["logprobs"]), choice["finish_reason"])
 
 
 def _call_chunks(chunks: Iterator[CreateCompletionResponse], name: str) -> Iterator[CreateChatCompletionStreamResponse]:
     last = None
     for chunk in chunks:
         if last is None:
-            yield _chunk(chunk, {"role": "assistant", "content": None, "function_call": None, "tool_calls": None})
+            yield chat_chunk(chunk, {"role": "assistant", "content": None, "function_call": None, "tool_calls": None})
         last = chunk
         choice = chunk["choices"][0]
         function = {"name": name, "arguments": choice["text"]}
         call = {"index": 0, "id": call_id(0, name, chunk["id"]), "type": "function", "function": function}
         delta = {"role": None, "content": None, "function_call": function, "tool_calls": [call]}
-        yield _chunk(chunk, delta, chat_log_probs(choice["logprobs"]))
+        yield chat_chunk(chunk, delta, chat_log_probs(choice["logprobs"]))
     if last is not None:
         delta = {"role": None, "content": None, "function_call": None, "tool_calls": None}
-        yield _chunk(last, delta, finish="tool_calls")
+        yield chat_chunk(last, delta, finish="tool_calls")

@@ -11,6 +11,7 @@ from gguf_jax.llama.chat import (
     template_formatter,
 )
 from gguf_jax.llama.function_calling import chatml_function_calling
+from gguf_jax.llama.template_tools import template_handler
 
 DEFAULT = "chat_template.default"
 """What the template of a file is called that has no other name; others are `chat_template.NAME`."""
@@ -24,7 +25,9 @@ def handler_for(name: str, tokenizer: Any) -> LlamaChatCompletionHandler:
     """
     if name == "chatml-function-calling":
         return chatml_function_calling
-    own = "" if name == DEFAULT else name.removeprefix("chat_template.")
+    if name == DEFAULT and tokenizer.chat_template is not None:
+        return template_handler(tokenizer)
+    own = name.removeprefix("chat_template.")
     if name != own and own in tokenizer.chat_templates:
         return chat_formatter_to_chat_completion_handler(template_formatter(tokenizer, own))
     return chat_formatter_to_chat_completion_handler(named_formatter(name))

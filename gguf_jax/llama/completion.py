@@ -36,6 +36,8 @@ class Asked:
     echo: bool = False
     stop: str | Sequence[str] | None = None
     model: str | None = None
+    shown: frozenset[int] = frozenset()
+    """Control tokens that are part of the text."""
     drawing: dict[str, Any] = field(default_factory=dict)
     """Of `Llama.generate`."""
 
@@ -131,7 +133,8 @@ class Run:
         llama.remember(self.prompt + self.tokens)
 
     def _piece(self, token: int) -> bytes:
-        return self.llama.detokenize([token], prev_tokens=self.prompt + self.tokens[:-1])
+        before = self.prompt + self.tokens[:-1]
+        return self.llama.detokenize([token], prev_tokens=before, special=token in self.asked.shown)
 
     def _dict(
         self, text: str, scores: CompletionLogprobs | None, finish: FinishReason | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,7 +48,7 @@ def sampling_params(asked: Mapping[str, Any], seed: int, last_n: int) -> Samplin
         name: asked[name] for name in ("repeat_penalty", "frequency_penalty", "presence_penalty")
     }
     everywhere |= {"seed": seed, "penalty_last_n": last_n, "logit_bias": _biases(asked["logit_bias"])}
-    if isinstance(asked["temp"], numbers.Real) and asked["temp"] < 0:
+    if isinstance(asked["temp"], (int, float)) and asked["temp"] < 0:
         return SamplingParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.0, **everywhere)
     filters = {name: _within(asked[name]) for name in ("top_p", "min_p", "typical_p")}
     return SamplingParams(temperature=asked["temp"], top_k=_within(asked["top_k"], 2**31 - 1), **filters, **everywhere)
@@ -57,7 +56,7 @@ def sampling_params(asked: Mapping[str, Any], seed: int, last_n: int) -> Samplin
 
 def _within(value: Any, high: int = 1) -> Any:
     """What is beyond the ends stands for the ends, as in llama.cpp; what is no number is left to be refused."""
-    if isinstance(value, numbers.Real) and not 0 < value < high:
+    if isinstance(value, (int, float)) and not 0 < value < high:
         return 0 if value <= 0 else high if value >= high else value
     return value
 

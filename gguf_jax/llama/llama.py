@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -341,26 +341,27 @@ class Llama(Loaded):
             PromptTooLong: the prompt leaves no room for a token; both lengths are named.
             GGUFJaxError: there is no token in it, or a parameter is wrong.
         """
-        # a stream's parameters are checked now as well, and not when its first chunk is asked for
+        asked = {name: value for name, value in locals().items() if name != "self"}
+        return self.complete(**asked)
+
+    def complete(
+        self,
+        prompt: Prompt,
+        *,
+        temperature: float = 0.8,
+        stream: bool = False,
+        seed: int | None = None,
+        shown: Collection[int] = (),
+        **asked: Any,
+    ) -> CreateCompletionResponse | Iterator[CreateCompletionResponse]:
+        """`create_completion`, with control tokens that are `shown` in its text."""
         self._seed = random.Random(self._seed).randint(0, 2**32) if seed is None else seed
-        drawing = dict(
-            temp=temperature,
-            top_p=top_p,
-            min_p=min_p,
-            typical_p=typical_p,
-            frequency_penalty=frequency_penalty,
-            presence_penalty=presence_penalty,
-            repeat_penalty=repeat_penalty,
-            top_k=top_k,
-            tfs_z=tfs_z,
-            mirostat_mode=mirostat_mode,
-            stopping_criteria=stopping_criteria,
-            logits_processor=logits_processor,
-            grammar=grammar,
-            logit_bias=logit_bias,
-        )
+        names = Asked.__dataclass_fields__.keys() & asked.keys()
+        drawing = {"temp": temperature} | {name: value for name, value in asked.items() if name not in names}
+        # a stream's parameters are checked now as well, and not when its first chunk is asked for
         self._params(drawing)
-        run = Run(self, Asked(prompt, suffix, max_tokens, logprobs, echo, stop, model, drawing))
+        what = Asked(prompt, shown=frozenset(shown), drawing=drawing, **{name: asked[name] for name in names})
+        run = Run(self, what)
         return run.chunks() if stream else run.whole()
 
     def __call__(self, prompt: Prompt, *args: Any, **kwargs: Any) -> Any:

@@ -39,7 +39,7 @@ def some(tokens, count):
 
 
 def test_property_every_way_to_generate_is_the_engine_s(model):
-    for params in PARAMS:
+    for params in PARAMS if context(model).rewinds else PARAMS[:1]:
         answer = engine(model, PROMPT, params, 12)
         assert some(context(model, PROMPT).generate(params), 12) == answer
         assert some(context(model, PROMPT).generate(params, most=12), 12) == answer

@@ -1,4 +1,4 @@
-"""What llama-cpp-python 0.3.36 answers: token ids, dicts, greedy texts, log-probabilities (tools/make_llama_goldens.py)."""
+"""What llama-cpp-python 0.3.36 answers: ids, dicts, greedy texts, log-probabilities (tools/make_llama_goldens.py)."""
 
 import importlib.util
 import json
@@ -106,8 +106,8 @@ def test_embeddings(pair, tool):
         compare(expected, found, noise(llama))
 
 
-# What of llama-cpp-python's formats is written otherwise on purpose: it fills the system message of "intel" with the name
-# of a variable, and leaves out what stands before that of "snoozy".
+# Written otherwise on purpose: llama-cpp-python puts the name of a variable in place of the system message of "intel",
+# and leaves out what stands before that of "snoozy".
 RIGHTED = {"intel", "snoozy"}
 
 

@@ -24,16 +24,10 @@ from gguf_jax.llama import (
     StoppingCriteriaList,
     options,
 )
+from tests.llama.conftest import SIZES
 
-SIZES = dict(n_ctx=96, n_batch=16, verbose=False)
 GREEDY = dict(temperature=0.0, max_tokens=8)
 PROMPT = "Once upon a time"
-
-
-@pytest.fixture(scope="module")
-def llm(bundled):
-    with gj.Llama(str(bundled), **SIZES) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +46,7 @@ def finish(answer):
 
 def test_a_greedy_completion_is_that_of_generate(llm, bundled):
     model = gj.load(bundled)
-    engine = gj.Engine(model, ctx_size=96, batch_size=16)
+    engine = gj.Engine(model, ctx_size=768, batch_size=32)
     for prompt in (PROMPT, "The old man looked at the sea, and the sea looked back at him; then", ""):
         expected = gj.generate(model, prompt, engine=engine, temperature=0, max_tokens=8)
         answer = llm(prompt, **GREEDY)
@@ -137,14 +131,14 @@ def test_suffix_and_echo(llm, monkeypatch):
 
 
 def test_limits(llm):
-    long = list(range(1, 91))
+    long = list(range(1, 763))
     assert llm(long, temperature=0.0, max_tokens=50)["usage"]["completion_tokens"] == 6
     assert llm(long, temperature=0.0, max_tokens=None)["usage"]["completion_tokens"] == 6
-    for count in (96, 97):
-        with pytest.raises(PromptTooLong, match=rf"at most 95 tokens .*found {count}"):
+    for count in (768, 800):
+        with pytest.raises(PromptTooLong, match=rf"at most 767 tokens .*found {count}"):
             llm(list(range(1, count + 1)))
-    with pytest.raises(ValueError, match="found 96"):
-        llm(list(range(1, 97)), stream=True)  # before a chunk is asked for
+    with pytest.raises(ValueError, match="found 768"):
+        llm(list(range(1, 769)), stream=True)  # before a chunk is asked for
 
 
 @pytest.mark.parametrize(
@@ -249,8 +243,8 @@ def test_generate_with_ids(llm):
     assert llm.sample(temp=0.0, idx=llm.n_tokens - 1) == answer[0]
     with pytest.raises(GGUFJaxError, match="logits_all"):
         llm.sample(idx=0)
-    with pytest.raises(RuntimeError, match="at most 96 tokens"):
-        llm.eval([1] * 96)
+    with pytest.raises(RuntimeError, match="at most 768 tokens"):
+        llm.eval([1] * 768)
 
 
 def test_scores_of_every_token(scored):
@@ -363,7 +357,7 @@ def test_tokens(llm):
     assert llm.detokenize([0, 47, 1294], special=True) == b"<|endoftext|>Once"
     assert llm.tokenize("é".encode()[:1], False) == llm.tokenize("\ufffd".encode(), False)
     assert (llm.token_bos(), llm.token_eos(), llm.token_nl()) == (0, 0, 199)
-    assert (llm.n_vocab(), llm.n_ctx(), llm.n_embd(), llm.n_batch) == (4096, 96, 512, 16)
+    assert (llm.n_vocab(), llm.n_ctx(), llm.n_embd(), llm.n_batch) == (4096, 768, 512, 32)
     assert llm.metadata["llama.rope.freq_base"] == "10000.000000"
     tokenizer = llm.tokenizer()
     assert isinstance(tokenizer, LlamaTokenizer)
@@ -397,10 +391,10 @@ def test_embeddings(bundled, llm):
     one = embedder.embed(PROMPT, normalize=True)
     assert np.array_equal(one, gj.embed(model, [PROMPT], pooling="mean")[0])
     assert embedder.pooling_type() == 1
-    long = " ".join(["dog"] * 40)
+    long = " ".join(["dog"] * 60)
     _, count = embedder.embed([long], return_count=True)
-    assert count == 16
-    with pytest.raises(ValueError, match=r"at most 16 tokens \(n_batch\), found"):
+    assert count == 32
+    with pytest.raises(ValueError, match=r"at most 32 tokens \(n_batch\), found"):
         embedder.embed(long, truncate=False)
     with pytest.raises(RuntimeError, match="embedding=True"):
         llm.embed(PROMPT)

@@ -1,0 +1,129 @@
+"""Tools with a file's own chat template: the model is asked in its own form, and its answer read as texts and calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from gguf_jax import chat
+from gguf_jax.llama.chat import (
+    ChatAnswer,
+    LlamaChatCompletionHandler,
+    chat_chunk,
+    chat_formatter_to_chat_completion_handler,
+    chat_log_probs,
+    checked_messages,
+    end_text,
+    format_grammar,
+    listed,
+    modern_tools,
+    template_formatter,
+    whole_chat,
+)
+from gguf_jax.llama.grammar import LlamaGrammar
+from gguf_jax.llama.types import CreateChatCompletionStreamResponse, CreateCompletionResponse
+
+if TYPE_CHECKING:
+    from gguf_jax.llama.llama import Llama
+
+
+def template_handler(tokenizer: Any) -> LlamaChatCompletionHandler:
+    """The handler of the default template of a file.
+
+    Where there are tools (and `tool_choice` is not "none"), or calls in the conversation, `gguf_jax.chat` writes the
+    prompt and reads the answer; without, the template is all there is to it.
+    """
+    plain = chat_formatter_to_chat_completion_handler(template_formatter(tokenizer, ""))
+
+    def handler(
+        *,
+        llama: Llama,
+        messages: Sequence[Mapping[str, Any]],
+        functions: list[Any] | None = None,
+        function_call: Any = None,
+        tools: list[Any] | None = None,
+        tool_choice: Any = None,
+        **options: Any,
+    ) -> ChatAnswer:
+        messages = checked_messages(messages)
+        tools, tool_choice = modern_tools(tools, tool_choice, functions, function_call)
+        called = any(message.get("tool_calls") or message["role"] == "tool" for message in messages)
+        if called or (tools and tool_choice != "none"):
+            one = isinstance(tool_choice, Mapping)  # a named tool is called once
+            conversation = chat.prepare(tokenizer, messages, tools=tools, tool_choice=tool_choice, parallel=not one)
+            return _answered(llama, conversation, end_text(tokenizer), **options)
+        return plain(llama=llama, messages=messages, **options)
+
+    return handler
+
+
+def _answered(
+    llama: Llama,
+    conversation: chat.Conversation,
+    ends: list[str],
+    *,
+    response_format: Any = None,
+    stop: str | Sequence[str] | None = None,
+    grammar: LlamaGrammar | None = None,
+    logprobs: bool | None = None,
+    top_logprobs: int | None = None,
+    stream: bool = False,
+    **options: Any,
+) -> ChatAnswer:
+    if conversation.grammar is not None:
+        grammar = LlamaGrammar("lark", conversation.grammar)
+    elif response_format is not None:
+        grammar = format_grammar(response_format) or grammar
+    answer = llama.complete(
+        prompt=llama.tokenize(conversation.prompt.encode("utf-8", "replace"), add_bos=False, special=True),
+        stop=[*listed(stop), *ends],
+        grammar=grammar,
+        logprobs=(top_logprobs or 0) if logprobs else None,
+        shown=conversation.shown,
+        stream=stream,
+        **options,
+    )
+    reader = conversation.reader()
+    ids = conversation.form.ids if conversation.form else ""
+    if stream:
+        return _chunks(cast("Iterator[CreateCompletionResponse]", answer), reader, ids)
+    answer = cast(CreateCompletionResponse, answer)
+    choice = answer["choices"][0]
+    parts = [choice["text"]] if reader is None else [*reader.put(choice["text"]), *reader.flush()]
+    text = "".join(part for part in parts if isinstance(part, str))
+    calls = [part for part in parts if isinstance(part, chat.Call)]
+    message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None}
+    if calls:
+        message["tool_calls"] = [call.as_dict(i, ids) for i, call in enumerate(calls)]
+        if len(calls) == 1:  # its former name
+            message["function_call"] = message["tool_calls"][0]["function"]
+    finish = "tool_calls" if calls else choice["finish_reason"]
+    return whole_chat(answer, message, chat_log_probs(choice["logprobs"]), finish)
+
+
+def _chunks(
+    chunks: Iterator[CreateCompletionResponse], reader: chat.Reader | None, ids: str
+) -> Iterator[CreateChatCompletionStreamResponse]:
+    """Texts as they come, and each call as a whole."""
+    count = 0
+    for i, chunk in enumerate(chunks):
+        if i == 0:
+            yield chat_chunk(chunk, {"role": "assistant"})
+        choice = chunk["choices"][0]
+        finish, text = choice["finish_reason"], choice["text"]
+        parts: list[str | chat.Call] = [text] if text else []
+        if reader is not None:
+            parts = reader.put(text) if finish is None else [*reader.put(text), *reader.flush()]
+        scores = chat_log_probs(choice["logprobs"])
+        for part in parts:
+            if isinstance(part, str):
+                delta: dict[str, Any] = {"content": part}
+            else:
+                delta = {"tool_calls": [{"index": count} | part.as_dict(count, ids)]}
+                count += 1
+            yield chat_chunk(chunk, delta, scores)
+            scores = None
+        if finish is not None:
+            yield chat_chunk(chunk, {}, scores, "tool_calls" if count else finish)
+        elif scores is not None:  # of a token whose text is held back
+            yield chat_chunk(chunk, {}, scores)
