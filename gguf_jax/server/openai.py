@@ -137,7 +137,7 @@ def _filled(tokenizer: Any, prompt: str | list[int], suffix: str | None) -> list
 
 
 def _lead(tokenizer: Any, prompt: str | list[int]) -> str:
-    return prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
+    return prompt if isinstance(prompt, str) else tokenizer.decode(prompt, skip_special=True)
 
 
 def _conversation(tokenizer: Any, body: asked.ChatCompletion) -> tuple[chat.Conversation, Wanted | None]:
