@@ -10,6 +10,7 @@ export class Refusal extends Error {
   }
 }
 
+export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 export const setKey = (key) => sessionStorage.setItem(KEY, key);
 
 /** fetch, with the key; throws Refusal for what is no success. */

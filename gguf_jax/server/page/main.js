@@ -1,6 +1,6 @@
 // The page: a conversation, or a text that the model goes on with.
 
-import { events, health, json, Refusal, setKey } from "./api.js";
+import { events, hasKey, health, json, Refusal, setKey } from "./api.js";
 import { Settings } from "./settings.js";
 import { Slots } from "./slots.js";
 import { copied, Flow, Popup, scores, scoresOf } from "./tokens.js";
@@ -42,7 +42,10 @@ const hint = () => say(matchMedia("(pointer: coarse)").matches ? "" : HINT);
 
 function failed(error) {
   if (error.name === "AbortError") return hint();
-  if (error instanceof Refusal && error.status === 401) askKey();
+  if (error instanceof Refusal && error.status === 401) {
+    askKey();
+    if (!hasKey()) return; // which is no mistake
+  }
   say(error instanceof Refusal ? error.message : `The page failed: ${error.message}`, true);
 }
 
@@ -184,10 +187,24 @@ async function answer() {
     else {
       remove(turn);
       target.replaceChildren();
+      giveBack();
     }
     if (follow) toEnd();
   }
   buttons();
+}
+
+/** What got no answer can be changed and sent again. */
+function giveBack() {
+  const last = turns[mode].at(-1);
+  if (last?.role === "user" && !$("input").value) {
+    remove(last);
+    $("input").value = last.text;
+    grow();
+  }
+  const before = turns[mode].at(-1);
+  if (before?.role === "assistant") finish(before);
+  $("start").hidden = turns[mode].length > 0;
 }
 
 function regenerate(turn) {
