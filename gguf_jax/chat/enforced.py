@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from gguf_jax.chat.forms import SLOT, Form
 from gguf_jax.chat.reader import THOUGHT
 from gguf_jax.chat.tools import Tool
-from gguf_jax.grammars import JSON_OPTIONS
+from gguf_jax.grammars import JSON_OPTIONS, closed
 
 
 class Special(Protocol):
@@ -125,7 +125,7 @@ class _Writer:
     def arguments(self, number: int, tool: Tool) -> list[str]:
         """The rules of a tool's arguments."""
         if self._form.parameter is None:
-            return [f"arguments_{number}: {_json(_closed(tool.parameters), tool.strict)}"]
+            return [f"arguments_{number}: {_json(tool.parameters, tool.strict)}"]
         properties = tool.parameters.get("properties")
         required = tool.parameters.get("required")
         required = required if isinstance(required, list) else []
@@ -162,15 +162,7 @@ def _json(schema: Any, strict: bool) -> str:
     if not isinstance(schema, Mapping):
         schema = {}
     options = {**JSON_OPTIONS, "lenient": not strict}
-    return f"%json {json.dumps({**schema, 'x-guidance': options})}"
-
-
-def _closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A schema of arguments without room for others than it names, where nothing in it says that there may be."""
-    open_keys = {"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
-    if open_keys & schema.keys() or "properties" not in schema:
-        return schema
-    return {**schema, "additionalProperties": False}
+    return f"%json {json.dumps({**closed(schema), 'x-guidance': options})}"
 
 
 def thinks(text: str) -> bool:

@@ -82,8 +82,8 @@ def _json_schema(source: Any, where: str) -> str:
             raise GrammarError(f"{where}: {LEVELS}") from error
     if not isinstance(source, (Mapping, bool)):
         raise GrammarError(f"{where}: expected a schema, which is an object, found {type(source).__name__}")
-    schema = {} if source is True else source
     try:
+        schema = {} if source is True else closed(source)
         text = json.dumps(schema, allow_nan=False)
     except RecursionError as error:
         raise GrammarError(f"{where}: {LEVELS}") from error
@@ -143,6 +143,42 @@ def _gbnf(source: Any, where: str) -> str:
 def _line_and_column(text: str, at: int) -> str:
     line = text.count("\n", 0, at)
     return f"line {line + 1}, column {at - (text.rfind(chr(10), 0, at) + 1) + 1}"
+
+
+SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
+SCHEMAS = ("items", "additionalProperties", "additionalItems", "contains")
+SCHEMA_LISTS = ("anyOf", "oneOf", "prefixItems", "items")
+SAYS_MORE = frozenset({"additionalProperties", "unevaluatedProperties", "patternProperties", "anyOf", "oneOf", "$ref"})
+
+
+def closed(schema: Any) -> Any:
+    """A schema without room for other properties than it names, where it does not say that there may be.
+
+    What such a schema allows the other one allows as well. Without it a model may make up properties for ever, and few
+    who write schemas mean that; llama.cpp has it so too. With `allOf` nothing is closed: its parts name properties for
+    each other.
+    """
+    return schema if next(_values(schema, "allOf"), None) is not None else _closed(schema)
+
+
+def _closed(schema: Any, close: bool = True) -> Any:
+    if not isinstance(schema, Mapping):
+        return schema
+    found = dict(schema)
+    named = isinstance(found.get("properties"), Mapping)
+    if close and named and not SAYS_MORE & found.keys():
+        found["additionalProperties"] = False
+    for key in SCHEMAS_BY_NAME:
+        if isinstance(each := found.get(key), Mapping):
+            found[key] = {name: _closed(part) for name, part in each.items()}
+    for key in SCHEMAS:
+        if isinstance(found.get(key), Mapping):
+            found[key] = _closed(found[key])
+    for key in SCHEMA_LISTS:
+        if isinstance(each := found.get(key), list):
+            # alternatives beside properties are about the same object
+            found[key] = [_closed(part, close=not named or key in SCHEMAS) for part in each]
+    return found
 
 
 def _check_multiples(schema: Any, where: str) -> None:

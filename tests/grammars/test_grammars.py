@@ -103,6 +103,34 @@ def test_what_may_be_said(case, tokenizer):
         assert follows(grammar, tokenizer, text) == (False, False), text
 
 
+CLOSED = {
+    # schemas whose objects are closed, and others that say more of their properties
+    '{"properties":{"a":{}}}': '{"a":1,"b":2}',
+    '{"items":{"properties":{"a":{}}}}': '[{"b":1}]',
+    '{"anyOf":[{"properties":{"a":{}}},{"type":"null"}]}': '{"b":1}',
+    '{"$ref":"#/$defs/x","$defs":{"x":{"properties":{"a":{}}}}}': '{"b":1}',
+}
+OPEN = {
+    '{"type":"object"}': '{"b":1}',
+    '{"properties":{"a":{}},"additionalProperties":true}': '{"a":1,"b":2}',
+    '{"properties":{"a":{}},"patternProperties":{"^b":{}}}': '{"b":1}',
+    '{"allOf":[{"properties":{"a":{}}},{"properties":{"b":{}}}]}': '{"a":1,"b":2}',
+    '{"properties":{"a":{},"b":{}},"anyOf":[{"required":["a"]},{"required":["b"]}]}': '{"b":2}',
+    '{"properties":{"a":{}},"anyOf":[{"properties":{"b":{}}},{"properties":{"c":{}}}]}': '{"a":1,"b":2}',
+    '{"const":{"properties":{"a":1}}}': '{"properties":{"a":1}}',
+}
+
+
+@pytest.mark.parametrize("schema", [*CLOSED, *OPEN])
+def test_objects_have_the_properties_that_are_named(schema, tokenizer):
+    text = (CLOSED | OPEN)[schema]
+    before = json.loads(schema)
+    found = follows(grammars.compile("json_schema", before, tokenizer), tokenizer, text)
+    assert found == ((False, False) if schema in CLOSED else (True, True))
+    assert before == json.loads(schema)
+    jsonschema.validate(json.loads(text), before)
+
+
 def test_white_space_has_bounds(tokenizer):
     grammar = grammars.compile("json_object", None, tokenizer)
     assert follows(grammar, tokenizer, '{"a": 1, "b":2}') == (True, True)
