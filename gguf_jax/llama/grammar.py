@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -41,8 +42,12 @@ class LlamaGrammar:
 
     @classmethod
     def from_json_schema(cls, json_schema: str, verbose: bool = True) -> LlamaGrammar:
-        """Of a JSON schema's text."""
-        return cls("json_schema", json_schema)
+        """Of a JSON schema's text. Where it lists an object's properties and does not say whether there may be others,
+        there may not: as in llama.cpp, and else a model can go on with new ones for ever."""
+        try:
+            return cls("json_schema", json.dumps(closed(json.loads(json_schema))))
+        except (ValueError, RecursionError):  # what is wrong is said where it is compiled
+            return cls("json_schema", json_schema)
 
     @classmethod
     def json_object(cls) -> LlamaGrammar:
@@ -57,3 +62,22 @@ class LlamaGrammar:
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_compiled": None}
+
+
+COMPOSED = ("allOf", "anyOf", "oneOf", "not", "if", "$ref")
+"""Keywords with which a schema's properties are not all that it lists."""
+
+VALUES = ("const", "enum", "default", "examples")
+"""Keywords behind which there are values and no schemas."""
+
+
+def closed(schema: Any) -> Any:
+    """A schema with `additionalProperties: false` wherever properties are listed and nothing is said of others."""
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: value if key in (*VALUES, "allOf") else closed(value) for key, value in schema.items()}
+    lists = isinstance(schema.get("properties"), dict) and schema.get("type", "object") == "object"
+    said = {"additionalProperties", "unevaluatedProperties", "patternProperties", *COMPOSED}
+    return found | {"additionalProperties": False} if lists and not said & schema.keys() else found

@@ -24,7 +24,10 @@ from gguf_jax.llama import (
     StoppingCriteriaList,
     options,
 )
+from gguf_jax.llama.grammar import closed
 from tests.llama.conftest import SIZES
+
+OTHERS = "additionalProperties"
 
 GREEDY = dict(temperature=0.0, max_tokens=8)
 PROMPT = "Once upon a time"
@@ -198,10 +201,25 @@ def test_a_grammar_holds_an_answer(llm):
         assert text(answer) in ("yes", "no")
         assert finish(answer) == "stop"
     schema = {"type": "object", "properties": {"n": {"enum": [1, 22, 333]}}, "required": ["n"]}
-    schema["additionalProperties"] = False
     found = llm(PROMPT, grammar=LlamaGrammar.from_json_schema(json.dumps(schema)), seed=1, max_tokens=88)
     assert json.loads(text(found))["n"] in (1, 22, 333)
     assert pickle.loads(pickle.dumps(grammar)).source == grammar.source
+
+
+def test_listed_properties_are_all_there_are():
+    schema = {"properties": {"a": {"properties": {"b": {"enum": [{"properties": {}}]}}}}}
+    assert closed(schema) == {
+        "properties": {"a": {"properties": {"b": schema["properties"]["a"]["properties"]["b"]}} | {OTHERS: False}},
+        OTHERS: False,
+    }
+    for open_ in (
+        {"properties": {}, OTHERS: True},
+        {"properties": {}, "allOf": [{"properties": {"a": {}}}]},
+        {"type": "string", "properties": {}},
+        {"type": "object"},
+        [True, 3],
+    ):
+        assert closed(open_) == open_
 
 
 def test_grammars_of_files(tmp_path):
