@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -55,6 +56,29 @@ class _Drawn:
     owners: dict[int, Request]
 
 
+class _Pace:
+    """Whether tokens come faster than calls are worth: looked at by the clock, since only it knows all that counts."""
+
+    FAST = 0.005
+    """Seconds for a token of all slots."""
+    ENOUGH = 8
+    """Steps in a row that nothing else was done in, until one knows."""
+
+    def __init__(self) -> None:
+        self.fast = False
+        self._last: float | None = None
+        self._spent: list[float] = []
+
+    def lap(self, tokens: int) -> None:
+        """Called after each step; `tokens` is how many it drew of each slot, 0 if it did anything else."""
+        now = time.perf_counter()
+        if self._last is not None and tokens:
+            self._spent.append((now - self._last) / tokens)
+            if len(self._spent) == self.ENOUGH:
+                self.fast, self._spent = sorted(self._spent)[self.ENOUGH // 2] < self.FAST, []
+        self._last = now if tokens else None
+
+
 class Scheduler(Setting):
     """Runs requests in slots.
 
@@ -65,6 +89,8 @@ class Scheduler(Setting):
         reuse: whether the beginning of a prompt that a free slot holds is not run again. The slot with the longest one
             is taken. (With `precision="fast"` a prompt that is run in other pieces may differ in the last bits.)
         speculation: how to guess what follows, see `generation.speculation`; None: not at all.
+        burst: tokens that are drawn in one program where a token takes less than some milliseconds, so that calls and
+            not the device would bound the speed; what is drawn behind an answer's end is thrown away. 1: never several.
     """
 
     def __init__(
@@ -75,11 +101,15 @@ class Scheduler(Setting):
         max_queue: int | None = None,
         reuse: bool = True,
         speculation: Speculation | None = None,
+        burst: int = 4,
         **options: Any,
     ) -> None:
         if slots < 1:
             raise GGUFJaxError(f"slots: expected at least 1, found {slots}")
+        if not 1 <= burst <= 64:
+            raise GGUFJaxError(f"burst: expected from 1 to 64 tokens, found {burst}")
         super().__init__(model, **options)
+        self.burst, self._pace = burst, _Pace()
         self.max_queue, self.reuse = max_queue, reuse
         self._slots = [Slot() for _ in range(slots)]
         self._queue: collections.deque[Request] = collections.deque()
@@ -179,17 +209,19 @@ class Scheduler(Setting):
         self._admit()
         before, self._unread = self._unread, []
         owners = {} if self._drafter else self._going()
+        drawn = 0
         if self._drafter:
             found = self._read(before)  # what follows is guessed from it
             self._guess(self._drafter)
         elif any(request.constraint for request in owners.values()):
             found = self._decode_constrained(owners, before)
         else:
-            self._decode(owners)
+            drawn = self._decode(owners)
             found = self._read(before)
         room = self.batch_size
         while room > 0 and (run := self._prefill(room)):
-            room -= run
+            room, drawn = room - run, 0
+        self._pace.lap(drawn)
         failed, self._failed = self._failed, []
         return found + [(request, -1) for request in failed]
 
@@ -225,24 +257,33 @@ class Scheduler(Setting):
     def _scored(self, requests: Collection[Request]) -> int | None:
         return self._top if any(request.top is not None for request in requests) else None
 
-    def _decode(self, owners: dict[int, Request]) -> None:
-        """Dispatches a token for every slot that wants one."""
+    def _decode(self, owners: dict[int, Request]) -> int:
+        """Dispatches a token for every slot that wants one, or a burst of them; how many for each."""
         if not owners:
-            return
+            return 0
         positions = self._places(owners)
+        count = self._burst_length(owners)
         cache, self._cache = self._cache, None  # donated: until the call returns nobody may read it
-        self._tokens, _, self._cache, self._sampler, scores = steps.decode(
-            self.leaves,
-            self._tokens,
-            positions,
-            cache,
-            self._sampler,
-            spec=self.spec,
-            plan=self._plan,
-            span=self.span(int(positions.max()) + 1),
-            top=self._scored(owners.values()),
-        )
-        self._note(owners, scores)
+        operands = self.leaves, self._tokens, positions, cache, self._sampler
+        options: dict[str, Any] = dict(spec=self.spec, plan=self._plan, span=self.span(int(positions.max()) + count))
+        options["top"] = self._scored(owners.values())
+        if count > 1:
+            tokens, self._tokens, self._cache, self._sampler, scores = steps.decode_burst(
+                *operands, **options, count=count
+            )
+        else:
+            self._tokens, _, self._cache, self._sampler, scores = steps.decode(*operands, **options)
+            tokens = self._tokens
+        self._note(owners, scores, tokens, count)
+        return count
+
+    def _burst_length(self, owners: Mapping[int, Request]) -> int:
+        """How many tokens are drawn in one program: several, where the host would be waited for otherwise, and nobody
+        waits for a slot or for his first token meanwhile."""
+        if self.burst == 1 or not self._pace.fast or any(slot.prefilling for slot in self._slots):
+            return 1
+        left = min(request.max_tokens - self._slots[i].drawn for i, request in owners.items())
+        return self.burst if left >= self.burst or not self._queue else 1
 
     def _decode_constrained(self, owners: dict[int, Request], before: list[_Drawn]) -> list[tuple[Request, int]]:
         """`_decode` in two parts: what may come next is asked while the model runs on what came last."""
@@ -266,7 +307,8 @@ class Scheduler(Setting):
         allowed = self._allowed(owners) if any(request.constraint for request in owners.values()) else None
         if drafts is None:
             if allowed is None:
-                return self._decode(owners)
+                self._decode(owners)
+                return
             drafts = np.full((len(self._slots), 0), -1, np.int32)
         positions = self._places(owners)
         cache, self._cache = self._cache, None
@@ -290,10 +332,11 @@ class Scheduler(Setting):
         owners: dict[int, Request],
         scores: steps.LogProbs | None,
         tokens: jax.Array | None = None,
+        count: int = 1,
     ) -> None:
         for i, request in owners.items():
             if self._slots[i].request is request:  # it may have ended while its last token was read
-                self._slots[i].drawn += 1
+                self._slots[i].drawn += count
         self._unread.append(_Drawn(self._tokens if tokens is None else tokens, scores, owners))
 
     def _allowed(self, owners: Mapping[int, Request]) -> np.ndarray:
@@ -331,7 +374,8 @@ class Scheduler(Setting):
                     at = own if own is None or ids.ndim == 1 else [each[j] for each in own]
                     self._take(request, token, at)
                     found.append((request, token))
-                request.check(len(tokens) - 1)
+                if self._drafter is not None:
+                    request.check(len(tokens) - 1)
                 slot = self._slots[i]
                 if slot.request is not request:
                     continue

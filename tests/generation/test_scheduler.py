@@ -7,7 +7,7 @@ import gguf_jax as gj
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.generation import PromptTooLong, steps
 from gguf_jax.generation.sampling import make_sampler, with_prompt
-from gguf_jax.generation.scheduler import QueueFull, Scheduler, _with_window
+from gguf_jax.generation.scheduler import QueueFull, Scheduler, _Pace, _with_window
 from tests.models.mamba_families import MAMBAS, small_mamba
 from tests.support import small_model
 
@@ -98,6 +98,43 @@ def test_property_a_beginning_that_a_slot_holds_is_not_run_again(model):
     for request in (third, fourth):
         expected = alone(model, request.prompt, GREEDY, 5, precision="exact", cache_type="f32")
         assert request.tokens == expected
+
+
+@pytest.fixture
+def bursts(monkeypatch):
+    """Whatever a token takes, the next step draws several."""
+    monkeypatch.setattr(_Pace, "FAST", float("inf"))
+    monkeypatch.setattr(_Pace, "ENOUGH", 1)
+    lengths = []
+    burst = steps.decode_burst
+    monkeypatch.setattr(steps, "decode_burst", lambda *a, **o: lengths.append(o["count"]) or burst(*a, **o))
+    return lengths
+
+
+def test_property_bursts_change_nothing(model, bursts):
+    scheduler = Scheduler(model, slots=3, ctx_size=32, batch_size=16, burst=4)
+    asked = [scheduler.add([1 + i] * (3 + i), PARAMS[3 if i == 0 else i % 2], max_tokens=29 - i) for i in range(3)]
+    run(scheduler)
+    counts = len(bursts)
+    assert counts >= 5
+    for request in asked:
+        assert request.tokens == alone(model, request.prompt, request.params, request.max_tokens)
+    end = asked[2].tokens[6]
+    ended = scheduler.add(asked[2].prompt, GREEDY, end_ids=[end], top=3)
+    gone = scheduler.add(asked[1].prompt, asked[1].params)
+    others = [scheduler.add([9, i], GREEDY, max_tokens=9) for i in range(4)]
+    run(scheduler, lambda request, token: scheduler.cancel(gone) if len(gone.tokens) == 2 else None)
+    assert (ended.finish, gone.finish) == ("stop", "cancelled")
+    assert ended.tokens == asked[2].tokens[: asked[2].tokens.index(end) + 1]
+    assert [(pairs[0], len(pairs)) for _, pairs in ended.log_probs] == [
+        ((token, own), 3) for token, (own, _) in zip(ended.tokens, ended.log_probs, strict=True)
+    ]
+    for request in others:
+        assert request.tokens == alone(model, request.prompt, GREEDY, 9)
+    follow = scheduler.add([*asked[0].prompt, *asked[0].tokens[:9], 7], GREEDY, max_tokens=4)
+    run(scheduler)
+    assert follow.tokens == alone(model, follow.prompt, GREEDY, 4)
+    assert len(bursts) > counts
 
 
 def test_states_are_gone_on_with_or_begun_anew():
