@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+import numpy as np
 
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.generation.constraint import Constraint
@@ -123,3 +125,25 @@ class Slot:
 def common(one: Sequence[int], two: Sequence[int]) -> int:
     """How many tokens both begin with."""
     return next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+
+
+def packed(
+    chunks: Mapping[int, Sequence[int]], starts: Mapping[int, int], rows: Sequence[int], length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Chunks of slots as the rows of one program: tokens and positions int32 `[N, length]` (-1: padding) and where each
+    ends `[N]`.
+
+    Args:
+        chunks, starts: of each slot the tokens, and the position of the first.
+        rows: which slot stands in each row; one that is named twice is in the last of its rows, and padding before.
+    """
+    tokens, positions = np.zeros((len(rows), length), np.int32), np.full((len(rows), length), -1, np.int32)
+    last = np.zeros(len(rows), np.int32)
+    for row, slot in enumerate(rows):
+        if slot in rows[row + 1 :]:
+            continue
+        chunk, start = chunks[slot], starts[slot]
+        tokens[row, : len(chunk)] = chunk
+        positions[row, : len(chunk)] = range(start, start + len(chunk))
+        last[row] = len(chunk) - 1
+    return tokens, positions, last

@@ -18,9 +18,8 @@ from __future__ import annotations
 
 import collections
 import itertools
-import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -30,9 +29,11 @@ import numpy as np
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.generation import steps
 from gguf_jax.generation.constraint import Constraint
-from gguf_jax.generation.request import FinishReason, QueueFull, Request, Slot, SlotState, common
-from gguf_jax.generation.sampling import Sampler, SamplerPlan, SamplingParams, make_sampler, plan_for, with_prompt
+from gguf_jax.generation.pace import Pace
+from gguf_jax.generation.request import FinishReason, QueueFull, Request, Slot, SlotState, common, packed
+from gguf_jax.generation.sampling import SamplerPlan, SamplingParams, make_sampler, plan_for, with_prompt
 from gguf_jax.generation.setting import Setting, bucket
+from gguf_jax.generation.slot_samplers import fitting
 from gguf_jax.generation.speculation import Drafter, Speculation, propose
 from gguf_jax.models import Decoder
 
@@ -54,29 +55,6 @@ class _Drawn:
     tokens: jax.Array
     scores: steps.LogProbs | None
     owners: dict[int, Request]
-
-
-class _Pace:
-    """Whether tokens come faster than calls are worth: looked at by the clock, since only it knows all that counts."""
-
-    FAST = 0.005
-    """Seconds for a token of all slots."""
-    ENOUGH = 8
-    """Steps in a row that nothing else was done in, until one knows."""
-
-    def __init__(self) -> None:
-        self.fast = False
-        self._last: float | None = None
-        self._spent: list[float] = []
-
-    def lap(self, tokens: int) -> None:
-        """Called after each step; `tokens` is how many it drew of each slot, 0 if it did anything else."""
-        now = time.perf_counter()
-        if self._last is not None and tokens:
-            self._spent.append((now - self._last) / tokens)
-            if len(self._spent) == self.ENOUGH:
-                self.fast, self._spent = sorted(self._spent)[self.ENOUGH // 2] < self.FAST, []
-        self._last = now if tokens else None
 
 
 class Scheduler(Setting):
@@ -109,7 +87,7 @@ class Scheduler(Setting):
         if not 1 <= burst <= 64:
             raise GGUFJaxError(f"burst: expected from 1 to 64 tokens, found {burst}")
         super().__init__(model, **options)
-        self.burst, self._pace = burst, _Pace()
+        self.burst, self._pace = burst, Pace()
         self.max_queue, self.reuse = max_queue, reuse
         self._slots = [Slot() for _ in range(slots)]
         self._queue: collections.deque[Request] = collections.deque()
@@ -416,17 +394,11 @@ class Scheduler(Setting):
         # as many as are compiled for: those that only fill up stand before the one whose row they are put into
         count = 1 << (len(together) - 1).bit_length()
         rows = [together[0]] * (count - len(together)) + together
-        tokens, positions = np.zeros((count, length), np.int32), np.full((count, length), -1, np.int32)
-        last = np.zeros(count, np.int32)
-        for row, i in enumerate(rows[-len(together) :], count - len(together)):
-            slot = self._slots[i]
-            assert slot.request is not None
-            start = len(slot.held)
-            chunk = slot.request.prompt[start : start + length]
-            tokens[row, : len(chunk)] = chunk
-            positions[row, : len(chunk)] = range(start, start + len(chunk))
-            last[row] = len(chunk) - 1
-            slot.held, slot.turn = [*slot.held, *chunk], next(self._turns)
+        starts = {i: len(self._slots[i].held) for i in together}
+        chunks = {i: self._prompt(i)[start : start + length] for i, start in starts.items()}
+        tokens, positions, last = packed(chunks, starts, rows, length)
+        for i, chunk in chunks.items():
+            self._slots[i].held, self._slots[i].turn = [*self._slots[i].held, *chunk], next(self._turns)
         end = int(positions.max()) + 1
         cache, self._cache = self._cache, None
         logits, self._cache = steps.prefill_slots(
@@ -440,7 +412,7 @@ class Scheduler(Setting):
             reach=bucket(end, MIN_REACH, self.ctx_size),
             span=self.span(end),
         )
-        for row, i in enumerate(rows[-len(together) :], count - len(together)):
+        for row, i in enumerate(together, count - len(together)):
             request = self._slots[i].request
             if request is not None and not self._left(i):
                 self._begin(i, request, steps.row_of(logits, np.int32(row)))
@@ -449,11 +421,16 @@ class Scheduler(Setting):
     def _left(self, index: int) -> int:
         """Tokens of a slot's prompt that have not been run."""
         slot = self._slots[index]
-        return 0 if slot.request is None else len(slot.request.prompt) - len(slot.held)
+        return len(self._prompt(index)) - len(slot.held)
+
+    def _prompt(self, index: int) -> list[int]:
+        request = self._slots[index].request
+        return [] if request is None else request.prompt
 
     def _begin(self, index: int, request: Request, logits: jax.Array) -> None:
         """The first token of a request, whose sampler joins the others."""
-        needed = with_prompt(self._sampler_of(request.params), [request.prompt])
+        self._sampler, own = fitting(self._sampler, request.params, self.config.vocab_size, self.ctx_size)
+        own = with_prompt(own, [request.prompt])
         self._plan = self._plan.joined(plan_for([request.params], self.config.vocab_size))
         if request.top is not None:
             self._top = max(self._top, next(size for size in SCORED if size >= request.top))
@@ -461,33 +438,7 @@ class Scheduler(Setting):
         if request.finish is not None:  # its constraint has failed
             return
         top = self._scored([request])
-        token, row, scores = steps.choose(logits, needed, allowed, plan=self._plan, top=top)
+        token, row, scores = steps.choose(logits, own, allowed, plan=self._plan, top=top)
         self._sampler, self._tokens = steps.insert(self._sampler, self._tokens, row, token, np.int32(index))
         self._slots[index].drawn = 1
         self._unread.append(_Drawn(token, scores, {index: request}))
-
-    def _sampler_of(self, params: SamplingParams) -> Sampler:
-        """A sampler of one slot, in the shapes of the others', which grow where it needs more."""
-        vocab = self.config.vocab_size
-        own = make_sampler([params], vocab, context_length=self.ctx_size)
-        here, there = self._sampler.window.shape[1], own.window.shape[1]
-        if there > here:  # a ring that is longer: the place of a token changes, so that each is put there anew
-            self._sampler = _with_window(self._sampler, there)
-        elif here > there:
-            own = make_sampler([params], vocab, context_length=self.ctx_size, window=here)
-        if own.bias is not None and self._sampler.bias is None:
-            self._sampler = replace(self._sampler, bias=jnp.zeros((len(self._slots), vocab)))
-        elif own.bias is None and self._sampler.bias is not None:
-            own = replace(own, bias=jnp.zeros((1, vocab)))
-        return own
-
-
-def _with_window(sampler: Sampler, size: int) -> Sampler:
-    """The same sampler with longer rings: token n of those seen stands at `n % size`."""
-    batch, old = sampler.window.shape
-    ages = jnp.arange(old)
-    nth = sampler.seen[:, None] - 1 - ages  # the tokens in the ring, the last one first
-    values = jnp.take_along_axis(sampler.window, nth % max(old, 1), axis=1) if old else sampler.window
-    place = jnp.where(nth >= 0, nth % size, size)
-    window = jnp.full((batch, size), -1, jnp.int32).at[jnp.arange(batch)[:, None], place].set(values, mode="drop")
-    return replace(sampler, window=window)

@@ -6,8 +6,10 @@ import pytest
 import gguf_jax as gj
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.generation import PromptTooLong, steps
+from gguf_jax.generation.pace import Pace
 from gguf_jax.generation.sampling import make_sampler, with_prompt
-from gguf_jax.generation.scheduler import QueueFull, Scheduler, _Pace, _with_window
+from gguf_jax.generation.scheduler import QueueFull, Scheduler
+from gguf_jax.generation.slot_samplers import with_window
 from tests.models.mamba_families import MAMBAS, small_mamba
 from tests.support import small_model
 
@@ -103,8 +105,8 @@ def test_property_a_beginning_that_a_slot_holds_is_not_run_again(model):
 @pytest.fixture
 def bursts(monkeypatch):
     """Whatever a token takes, the next step draws several."""
-    monkeypatch.setattr(_Pace, "FAST", float("inf"))
-    monkeypatch.setattr(_Pace, "ENOUGH", 1)
+    monkeypatch.setattr(Pace, "FAST", float("inf"))
+    monkeypatch.setattr(Pace, "ENOUGH", 1)
     lengths = []
     burst = steps.decode_burst
     monkeypatch.setattr(steps, "decode_burst", lambda *a, **o: lengths.append(o["count"]) or burst(*a, **o))
@@ -197,7 +199,7 @@ def test_exact_a_longer_ring_holds_what_the_shorter_held(seen):
     params = gj.SamplingParams(repeat_penalty=1.2, penalty_last_n=64)
     tokens = np.random.default_rng(0).integers(0, 97, seen).tolist()
     short = with_prompt(make_sampler([params], 97), [tokens])
-    longer = _with_window(short, 256)
+    longer = with_window(short, 256)
     ring, last = np.asarray(longer.window)[0], tokens[-64:]
     where = [(int(longer.seen[0]) - len(last) + i) % 256 for i in range(len(last))]
     assert ring[where].tolist() == last
