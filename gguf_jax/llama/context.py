@@ -18,16 +18,23 @@ import numpy as np
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.generation import steps
 from gguf_jax.generation.constraint import Constraint
-from gguf_jax.generation.sampling import Sampler, SamplingParams, make_sampler, plan_for, with_prompt
+from gguf_jax.generation.sampling import (
+    Sampler,
+    SamplerPlan,
+    SamplingParams,
+    make_sampler,
+    plan_for,
+    with_prompt,
+)
 from gguf_jax.generation.setting import Setting
 from gguf_jax.generation.speculation import MOST_DRAFTED, guess_length
 from gguf_jax.llama import programs
+from gguf_jax.llama.drafts import Guess
 from gguf_jax.llama.saved_cache import restored, saved
 from gguf_jax.llama.score_table import ScoreTable
 
 Processor = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Criteria = Callable[[np.ndarray, np.ndarray], bool]
-Draft = Callable[[np.ndarray], np.ndarray]
 Tokens = Generator[int, Sequence[int] | None, None]
 
 
@@ -200,7 +207,7 @@ class Context(Setting):
         processor: Processor | None = None,
         criteria: Criteria | None = None,
         constraint: Constraint | None = None,
-        draft: Draft | None = None,
+        draft: Guess | None = None,
         from_scores: bool = False,
         most: int | None = None,
     ) -> Tokens:
@@ -212,8 +219,7 @@ class Context(Setting):
             processor: called with (`input_ids [n]`, logits `[V]`) before each token; it gives the logits to draw from.
             criteria: called with the same after each; True ends it, before that token.
             constraint: what may come.
-            draft: called with ids `[n]`, gives guesses of what follows: they are verified together. Whatever needs to
-                see logits goes without.
+            draft: guesses what follows; guesses are verified together. Whatever needs to see logits goes without.
             from_scores: keep the logits behind every token.
             most: how many tokens will be asked for at most: no more are run.
 
@@ -296,7 +302,7 @@ class Context(Setting):
                 self.eval([token, *(sent or ())])
                 tokens, sampler, _ = steps.choose(self.logits(), self._sampler(params, drawn), plan=plan)
 
-    def _guessed(self, params: SamplingParams, draft: Draft) -> Tokens:
+    def _guessed(self, params: SamplingParams, draft: Guess) -> Tokens:
         """Guesses of what follows are run together with the last token; those that are what would have been drawn
         count. The tokens are those without guesses."""
         plan = plan_for([params], self.config.vocab_size)
@@ -317,7 +323,7 @@ class Context(Setting):
                 self._take([token])
                 continue
             self._check_new([token], self._n_tokens + 1)
-            guesses = self._guesses(draft, token)
+            guesses = self._guesses(draft, token, sampler, plan)
             cache, self._cache = self._cache, None
             position = np.array([self._n_tokens], np.int32)
             found, tokens, self._cache, sampler, _ = steps.verify(
@@ -336,11 +342,11 @@ class Context(Setting):
 
     # ---- what they are made of ----
 
-    def _guesses(self, draft: Draft, token: int) -> np.ndarray:
+    def _guesses(self, draft: Guess, token: int, sampler: Sampler, plan: SamplerPlan) -> np.ndarray:
         """What is guessed to follow `token`, int32 `[1, K]`, -1 behind them."""
         room = min(MOST_DRAFTED, self.ctx_size - self._n_tokens - 1)
         ids = np.append(self.input_ids[: self._n_tokens], np.intc(token))
-        guesses = [int(each) for each in draft(ids)][: max(room, 0)]
+        guesses = [int(each) for each in draft(ids, sampler, plan)][: max(room, 0)]
         known = [each for each in guesses if 0 <= each < self.config.vocab_size]
         row = np.full((1, guess_length(max(len(known), 1))), -1, np.int32)
         row[0, : len(known)] = known

@@ -52,7 +52,8 @@ class Llama(Loaded):
         chat_format: of conversations, a name of `chat_formats.CHAT_FORMATS` or "chatml-function-calling"; default: the
             file's template, else "llama-2".
         chat_handler: a callable that makes chat completions, in place of a format.
-        draft_model: what guesses the tokens that follow; answers are the same with and without.
+        draft_model: what guesses the tokens that follow: a `LlamaDraftModel`, or `PromptLookup` or `DraftModel` of
+            `gguf_jax.generation`. Answers are the same with and without.
         tokenizer: in place of the file's.
         type_k, type_v: ids of the ggml types that keys and values are kept as: F32, F16, BF16, Q8_0 or Q4_0.
         spm_infill: put the suffix before the prefix where text is filled in.
@@ -249,7 +250,7 @@ class Llama(Loaded):
             tokens = tokens[max(same, 0) :]
         context.eval(tokens, prompt=True)
         yield from context.generate(
-            params, processor=processor, criteria=criteria, constraint=constraint, draft=self.draft_model, **more
+            params, processor=processor, criteria=criteria, constraint=constraint, draft=self._guess, **more
         )
 
     def _params(self, asked: Mapping[str, Any]) -> SamplingParams:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
-
-import numpy as np
 
 from gguf_jax import embeddings, gguf
 from gguf_jax.api import load
@@ -18,8 +17,8 @@ from gguf_jax.llama import options
 from gguf_jax.llama.chat import LlamaChatCompletionHandler
 from gguf_jax.llama.chat_handlers import DEFAULT, handler_for
 from gguf_jax.llama.context import Context
+from gguf_jax.llama.drafts import AnyDraft, Guess, guess_of
 from gguf_jax.llama.metadata_texts import metadata_texts
-from gguf_jax.llama.speculative import LlamaDraftModel
 from gguf_jax.llama.state import BaseLlamaCache
 from gguf_jax.llama.tokenizers import BaseLlamaTokenizer, LlamaTokenizer
 from gguf_jax.models import Encoder, T5Encoder
@@ -46,7 +45,7 @@ class Loaded:
 
     def __init__(
         self,
-        model_path: str,
+        model_path: str | os.PathLike[str],
         *,
         n_gpu_layers: int = 0,
         split_mode: int = 1,
@@ -86,7 +85,7 @@ class Loaded:
         numa: bool | int = False,
         chat_format: str | None = None,
         chat_handler: LlamaChatCompletionHandler | None = None,
-        draft_model: LlamaDraftModel | Callable[[np.ndarray], np.ndarray] | None = None,
+        draft_model: AnyDraft | None = None,
         tokenizer: BaseLlamaTokenizer | None = None,
         type_k: int | None = None,
         type_v: int | None = None,
@@ -102,7 +101,7 @@ class Loaded:
             raise GGUFError(f"n_ctx, n_batch: expected at least 0 and 1, found {shown(n_ctx)} and {shown(n_batch)}")
         if pooling_type not in POOLING:
             raise GGUFError(f"pooling_type: expected from -1 to 4, found {shown(pooling_type)}")
-        self.model_path = model_path
+        self.model_path = os.fsdecode(model_path)
         self.verbose = verbose
         self.chat_format = chat_format
         self.chat_handler = chat_handler
@@ -114,6 +113,9 @@ class Loaded:
         self._seed = secrets.randbits(32) if seed == -1 else seed
         self._embedding, self._pooling = embedding, POOLING[pooling_type]
         self._model, self._context = self._load(given)
+        self._guess: Guess | None = None
+        if draft_model is not None and self._context is not None:
+            self._guess = guess_of(draft_model, self._context)
         self.tokenizer_ = tokenizer or LlamaTokenizer(self)
         self.metadata = metadata_texts(self.model.metadata)
         if chat_handler is None:

@@ -7,8 +7,8 @@ import numpy as np
 
 from gguf_jax.errors import GGUFJaxError
 
-MOST_PENDING = 16
-"""Results that may stay on the device before they are fetched."""
+MOST_PENDING = 64
+"""Rows that may stay on the device before they are fetched."""
 
 
 class ScoreTable:
@@ -27,7 +27,7 @@ class ScoreTable:
         """The first `count` of `rows [>= count, V]` stand behind the tokens from index `start` on."""
         self._pending.append((start, count, rows))
         self._known[start : start + count] = True
-        if len(self._pending) > MOST_PENDING:
+        if sum(count for _, count, _ in self._pending) > MOST_PENDING:
             self._fetch()
 
     def forget(self, start: int) -> None:

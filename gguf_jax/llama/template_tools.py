@@ -10,14 +10,12 @@ from gguf_jax.llama.chat import (
     ChatAnswer,
     LlamaChatCompletionHandler,
     chat_chunk,
-    chat_formatter_to_chat_completion_handler,
     chat_log_probs,
     checked_messages,
     end_text,
     format_grammar,
     listed,
     modern_tools,
-    template_formatter,
     whole_chat,
 )
 from gguf_jax.llama.grammar import LlamaGrammar
@@ -28,12 +26,7 @@ if TYPE_CHECKING:
 
 
 def template_handler(tokenizer: Any) -> LlamaChatCompletionHandler:
-    """The handler of the default template of a file.
-
-    Where there are tools (and `tool_choice` is not "none"), or calls in the conversation, `gguf_jax.chat` writes the
-    prompt and reads the answer; without, the template is all there is to it.
-    """
-    plain = chat_formatter_to_chat_completion_handler(template_formatter(tokenizer, ""))
+    """The handler of the default template of a file: `gguf_jax.chat` writes the prompt and reads the answer."""
 
     def handler(
         *,
@@ -43,16 +36,25 @@ def template_handler(tokenizer: Any) -> LlamaChatCompletionHandler:
         function_call: Any = None,
         tools: list[Any] | None = None,
         tool_choice: Any = None,
+        response_format: Any = None,
+        grammar: LlamaGrammar | None = None,
         **options: Any,
     ) -> ChatAnswer:
         messages = checked_messages(messages)
         tools, tool_choice = modern_tools(tools, tool_choice, functions, function_call)
-        called = any(message.get("tool_calls") or message["role"] == "tool" for message in messages)
-        if called or (tools and tool_choice != "none"):
-            one = isinstance(tool_choice, Mapping)  # a named tool is called once
-            conversation = chat.prepare(tokenizer, messages, tools=tools, tool_choice=tool_choice, parallel=not one)
-            return _answered(llama, conversation, end_text(tokenizer), **options)
-        return plain(llama=llama, messages=messages, **options)
+        if response_format is not None:
+            grammar = format_grammar(response_format) or grammar
+        conversation = chat.prepare(
+            tokenizer,
+            messages,
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel=not isinstance(tool_choice, Mapping),  # a named tool is called once
+            closed=grammar is not None,
+        )
+        if conversation.grammar is not None:
+            grammar = LlamaGrammar("lark", conversation.grammar)
+        return _answered(llama, conversation, end_text(tokenizer), grammar=grammar, **options)
 
     return handler
 
@@ -62,22 +64,15 @@ def _answered(
     conversation: chat.Conversation,
     ends: list[str],
     *,
-    response_format: Any = None,
     stop: str | Sequence[str] | None = None,
-    grammar: LlamaGrammar | None = None,
     logprobs: bool | None = None,
     top_logprobs: int | None = None,
     stream: bool = False,
     **options: Any,
 ) -> ChatAnswer:
-    if conversation.grammar is not None:
-        grammar = LlamaGrammar("lark", conversation.grammar)
-    elif response_format is not None:
-        grammar = format_grammar(response_format) or grammar
     answer = llama.complete(
         prompt=llama.tokenize(conversation.prompt.encode("utf-8", "replace"), add_bos=False, special=True),
         stop=[*listed(stop), *ends],
-        grammar=grammar,
         logprobs=(top_logprobs or 0) if logprobs else None,
         shown=conversation.shown,
         stream=stream,
@@ -102,7 +97,7 @@ def _answered(
 
 
 def _chunks(
-    chunks: Iterator[CreateCompletionResponse], reader: chat.Reader | None, ids: str
+    chunks: Iterator[CreateCompletionResponse], reader: Any, ids: str
 ) -> Iterator[CreateChatCompletionStreamResponse]:
     """Texts as they come, and each call as a whole."""
     count = 0
@@ -111,16 +106,18 @@ def _chunks(
             yield chat_chunk(chunk, {"role": "assistant"})
         choice = chunk["choices"][0]
         finish, text = choice["finish_reason"], choice["text"]
-        parts: list[str | chat.Call] = [text] if text else []
+        parts: Sequence[Any] = [text] if text else []
         if reader is not None:
             parts = reader.put(text) if finish is None else [*reader.put(text), *reader.flush()]
         scores = chat_log_probs(choice["logprobs"])
         for part in parts:
             if isinstance(part, str):
                 delta: dict[str, Any] = {"content": part}
-            else:
+            elif isinstance(part, chat.Call):
                 delta = {"tool_calls": [{"index": count} | part.as_dict(count, ids)]}
                 count += 1
+            else:  # a thought
+                continue
             yield chat_chunk(chunk, delta, scores)
             scores = None
         if finish is not None:

@@ -46,7 +46,7 @@ def test_property_every_way_to_generate_is_the_engine_s(model):
         assert some(context(model, PROMPT).generate(params, from_scores=True), 12) == answer
         assert some(context(model, PROMPT, all_scores=True).generate(params), 12) == answer
 
-        def draft(ids, answer=answer):
+        def draft(ids, sampler, plan, answer=answer):
             """Two guesses that are right and one that is not."""
             at = len(ids) - len(PROMPT)
             return [*answer[at : at + 2], 0]
@@ -60,7 +60,7 @@ def test_property_every_way_to_generate_is_the_engine_s(model):
 def test_a_draft_may_guess_nothing_or_nonsense(model):
     answer = engine(model, PROMPT, GREEDY, 6)
     for guesses in ([], [-1, 1000], list(range(40))):
-        assert some(context(model, PROMPT).generate(GREEDY, draft=lambda _, g=guesses: np.array(g)), 6) == answer
+        assert some(context(model, PROMPT).generate(GREEDY, draft=lambda *_, g=guesses: np.array(g)), 6) == answer
 
 
 def test_scores_are_the_logits_behind_every_token():
