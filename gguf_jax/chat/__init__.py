@@ -4,16 +4,18 @@ from gguf_jax.chat.conversation import RESERVED, Conversation, prepare
 from gguf_jax.chat.forms import FORMS, Form
 from gguf_jax.chat.reader import Reader
 from gguf_jax.chat.template import Template, template_of
-from gguf_jax.chat.tools import Call, Tool, ToolError
+from gguf_jax.chat.tools import Call, Event, Thought, Tool, ToolError
 
 __all__ = [
     "FORMS",
     "RESERVED",
     "Call",
     "Conversation",
+    "Event",
     "Form",
     "Reader",
     "Template",
+    "Thought",
     "Tool",
     "ToolError",
     "prepare",

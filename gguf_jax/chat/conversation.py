@@ -6,14 +6,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
+from gguf_jax.chat import harmony
 from gguf_jax.chat.enforced import control_ids, grammar, thinks
 from gguf_jax.chat.forms import Form
-from gguf_jax.chat.reader import THOUGHT, Reader
+from gguf_jax.chat.harmony import Harmony
+from gguf_jax.chat.reader import THOUGHT, FormReader, Reader
 from gguf_jax.chat.template import Template, Templated, template_of
 from gguf_jax.chat.tools import Call, Choice, Tool, ToolError, arguments_of, read_choice, read_tools
 from gguf_jax.errors import GGUFJaxError
+
+Aloud = Literal["no", "tags", "harmony"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Conversation:
         grammar: a Lark grammar that the answer must follow; None: none, calls are only looked for.
         shown: control tokens that belong to the answer's text, for `Reader` to see.
         thinking: the prompt ends within a thought.
+        aloud: whether the model thinks before it answers: between `<think>` marks, or as gpt-oss does.
     """
 
     prompt: str
@@ -37,10 +42,20 @@ class Conversation:
     grammar: str | None = None
     shown: frozenset[int] = frozenset()
     thinking: bool = False
+    aloud: Aloud = "no"
 
-    def reader(self) -> Reader | None:
-        """What tells texts from calls in one answer."""
-        return None if self.form is None else Reader(self.form, self.tools, thinking=self.thinking)
+    def reader(self, apart: bool = False) -> Reader | None:
+        """What tells texts, calls and thoughts of one answer from each other; None: it is all text.
+
+        Args:
+            apart: thoughts are given as such. Else those between `<think>` marks are text, as they are written, and
+                gpt-oss's are left out.
+        """
+        if self.aloud == "harmony":
+            return Harmony(self.tools, apart=apart)
+        if self.form is None and not (apart and self.aloud == "tags"):
+            return None
+        return FormReader(self.form, self.tools, thinking=self.thinking, apart=apart and self.aloud == "tags")
 
 
 RESERVED = frozenset({"self", "messages", "tools", "add_generation_prompt", "template"})
@@ -83,8 +98,10 @@ def prepare(
     known = read_tools(tools)
     choice, callable_ = read_choice(tool_choice, known)
     history = any(each.get("tool_calls") or each.get("role") == "tool" for each in messages)
+    aloud = _aloud(tokenizer)
     if choice == "none" and not history:
-        return _closed(Conversation(tokenizer.apply_chat_template(messages, **extra)), closed)
+        prompt = tokenizer.apply_chat_template(messages, **extra)
+        return _plain(tokenizer, prompt, aloud, closed)
     template = template_of(tokenizer)
     offered = known if choice != "none" else []
     written = _messages(messages, template)
@@ -94,22 +111,46 @@ def prepare(
     else:
         prompt = _described(tokenizer, written, offered, extra)
     if choice == "none":
-        return _closed(Conversation(prompt), closed)
+        return _plain(tokenizer, prompt, aloud, closed)
     form = template.form
-    special = control_ids(tokenizer, form.markers | set(THOUGHT))
-    found = Conversation(prompt, form, callable_, choice, None, frozenset(special.values()), thinks(prompt))
+    markers = form.markers | (harmony.MARKERS if aloud == "harmony" else set(THOUGHT))
+    special = control_ids(tokenizer, markers)
+    shown = frozenset(special.values())
+    found = Conversation(prompt, form, callable_, choice, None, shown, thinks(prompt), aloud)
     write = partial(grammar, form, callable_, special, parallel=parallel)
     required = choice == "required"
-    if required or schema is not None:
+    if required or (schema is not None and aloud != "harmony"):
         other = None if required else schema
-        return _closed(replace(found, grammar=write(required=True, other=other)), True)
+        found = replace(found, grammar=write(required=True, other=other))
+        return found if aloud == "harmony" else _closed(found)
     if form.trigger:
         found = replace(found, grammar=write(required=False, thinking=found.thinking))
-    return _closed(found, closed)
+    return _closed(found) if closed else found
 
 
-def _closed(found: Conversation, closed: bool) -> Conversation:
-    if not closed or not thinks(found.prompt):
+def _aloud(tokenizer: Templated) -> Aloud:
+    sources = tokenizer.chat_templates.values()
+    if any(map(harmony.is_harmony, sources)):
+        return "harmony"
+    return "tags" if any(mark in source for source in sources for mark in THOUGHT) else "no"
+
+
+def _plain(tokenizer: Templated, prompt: str, aloud: Aloud, closed: bool) -> Conversation:
+    """A conversation without tools."""
+    if aloud == "harmony":
+        if closed:  # the rest is one message
+            return Conversation(prompt + harmony.FINAL)
+        return Conversation(prompt, shown=frozenset(control_ids(tokenizer, harmony.MARKERS).values()), aloud=aloud)
+    if aloud == "no":
+        return Conversation(prompt)
+    shown = frozenset(control_ids(tokenizer, frozenset(THOUGHT)).values())
+    found = Conversation(prompt, shown=shown, thinking=thinks(prompt), aloud=aloud)
+    return _closed(found) if closed else found
+
+
+def _closed(found: Conversation) -> Conversation:
+    """A thought that the prompt has opened is closed there."""
+    if not found.thinking:
         return found
     return replace(found, prompt=f"{found.prompt.rstrip()}\n\n{THOUGHT[1]}\n\n", thinking=False)
 

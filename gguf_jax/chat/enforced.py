@@ -167,4 +167,4 @@ def _json(schema: Any, strict: bool) -> str:
 
 def thinks(text: str) -> bool:
     """Whether a prompt ends within a thought."""
-    return text.rfind(THOUGHT[0]) > text.rfind(THOUGHT[1])
+    return text.rstrip().endswith(THOUGHT[0])

@@ -1,16 +1,20 @@
-"""`Reader`: what of an answer is text and what are calls of tools, as it comes."""
+"""`Reader`: what of an answer is text and what are calls of tools, as it comes; `FormReader`, by a form."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum, auto
+from typing import Protocol
 
 from gguf_jax.chat.forms import Form
 from gguf_jax.chat.scan import Scan, Short, Wrong, call, named
-from gguf_jax.chat.tools import Call, Tool
+from gguf_jax.chat.tools import Event, Thought, Tool, joined
 
 THOUGHT = ("<think>", "</think>")
 """What models that think aloud put around it; nothing in between is a call."""
+
+
+NOTHING = Form("")
 
 
 class _Stage(Enum):
@@ -22,50 +26,64 @@ class _Stage(Enum):
     GAP = auto()  # white space behind calls
 
 
-class Reader:
-    """Takes an answer in pieces, and gives texts and calls in their order.
+class Reader(Protocol):
+    """Takes an answer in pieces, and gives texts, calls and thoughts in their order. What is joined from them does not
+    depend on how the answer was cut."""
 
-    What is joined from them does not depend on how the answer was cut. Text that may yet be the beginning of a call is
-    held back; what turns out to be none (of no known tool, or no JSON) is text, as it is. White space before and after
-    calls is dropped.
+    def put(self, text: str) -> list[Event]:
+        """What is clear now."""
+        ...
+
+    def flush(self) -> list[Event]:
+        """The rest, at the end of the answer."""
+        ...
+
+
+class FormReader:
+    """A `Reader` of answers with calls in a form.
+
+    Text that may yet be the beginning of a call is held back; what turns out to be none (of no known tool, or no JSON)
+    is text, as it is. White space before and after calls is dropped.
 
     Args:
-        form: how calls are written.
+        form: how calls are written; None: there are none.
         tools: those that may be called.
         thinking: the prompt ends within a thought.
+        apart: a thought that begins the answer is given as such; else it is text like the rest.
     """
 
-    def __init__(self, form: Form, tools: Sequence[Tool], *, thinking: bool = False) -> None:
-        self._form, self._tools = form, named(tools)
+    def __init__(
+        self, form: Form | None, tools: Sequence[Tool] = (), *, thinking: bool = False, apart: bool = False
+    ) -> None:
+        self._form, self._tools, self._apart = form or NOTHING, named(tools), apart
+        if form is None:
+            self._begins, self._triggers = (), ()
+        elif form.trigger:
+            self._begins, self._triggers = (), (form.trigger,)
+        else:
+            self._begins, self._triggers = (form.opening, *form.leads), form.leads
         self._held = ""
+        self._bare = apart and thinking  # white space is dropped until there is something else
         self._inside = False  # behind what begins calls, and before what ends them
         self._stage = _Stage.THOUGHT if thinking else _Stage.START
 
-    def put(self, text: str) -> list[str | Call]:
-        """What is clear now."""
+    def put(self, text: str) -> list[Event]:
         self._held += text
         return self._advance(final=False)
 
-    def flush(self) -> list[str | Call]:
-        """The rest, at the end of the answer."""
+    def flush(self) -> list[Event]:
         return self._advance(final=True)
 
-    def _advance(self, final: bool) -> list[str | Call]:
-        found: list[str | Call] = []
+    def _advance(self, final: bool) -> list[Event]:
+        found: list[Event] = []
         while self._held:
             before = self._stage, len(self._held)
             self._step(found, final)
             if (self._stage, len(self._held)) == before:
                 break
-        joined: list[str | Call] = []
-        for each in found:
-            if isinstance(each, str) and joined and isinstance(joined[-1], str):
-                joined[-1] += each
-            elif each:
-                joined.append(each)
-        return joined
+        return joined(found)
 
-    def _step(self, found: list[str | Call], final: bool) -> None:
+    def _step(self, found: list[Event], final: bool) -> None:
         match self._stage:
             case _Stage.START:
                 self._start(final)
@@ -82,35 +100,51 @@ class Reader:
 
     def _start(self, final: bool) -> None:
         """Whether the answer begins with a thought or a call."""
+        if self._bare:
+            self._held = self._held.lstrip()
         rest = self._held.lstrip()
-        begins = [THOUGHT[0], *(() if self._form.trigger else (self._form.opening, *self._form.leads))]
-        for begin in begins:
-            if rest.startswith(begin):
-                self._stage = _Stage.THOUGHT if begin == THOUGHT[0] else _Stage.CALLS
-                return
-        if final or not any(begin.startswith(rest) for begin in begins):
+        if rest.startswith(THOUGHT[0]):
+            self._stage = _Stage.THOUGHT
+            if self._apart:
+                self._held, self._bare = rest[len(THOUGHT[0]) :], True
+        elif any(rest.startswith(begin) for begin in self._begins):
+            self._stage = _Stage.CALLS
+        elif final or not any(begin.startswith(rest) for begin in (THOUGHT[0], *self._begins)):
             self._stage = _Stage.TEXT
 
-    def _thought(self, found: list[str | Call], final: bool) -> None:
+    def _thought(self, found: list[Event], final: bool) -> None:
         end = self._held.find(THOUGHT[1])
-        if end >= 0:
-            self._take(found, end + len(THOUGHT[1]))
-            self._stage = _Stage.START
+        over = end >= 0
+        if not self._apart:
+            kept = 0 if final else _held_back(self._held, (THOUGHT[1],))
+            self._take(found, end + len(THOUGHT[1]) if over else len(self._held) - kept)
         else:
-            self._take(found, len(self._held) - (0 if final else _held_back(self._held, (THOUGHT[1],))))
+            if self._bare:
+                self._held = self._held.lstrip()
+                end = self._held.find(THOUGHT[1])
+            text = self._held[:end] if over else self._held
+            kept = 0 if final or over else _held_back(text, (THOUGHT[1],))
+            text = text[: len(text) - kept].rstrip()
+            found.append(Thought(text))
+            self._held = self._held[end + len(THOUGHT[1]) if over else len(text) :]
+            self._bare = over or (self._bare and not text)
+            if final and not over:
+                self._held = ""
+        if over:
+            self._stage = _Stage.START
 
-    def _text(self, found: list[str | Call], final: bool) -> None:
-        triggers = (self._form.trigger,) if self._form.trigger else self._form.leads
-        places = [at for trigger in triggers if (at := self._held.find(trigger)) >= 0]
+    def _text(self, found: list[Event], final: bool) -> None:
+        places = [at for trigger in self._triggers if (at := self._held.find(trigger)) >= 0]
         if places:
             self._take(found, len(self._held[: min(places)].rstrip()))
             self._stage, self._inside = _Stage.CALLS, False
-        elif final:
+        elif final or not self._triggers:
             self._take(found, len(self._held))
         else:  # white space waits, for before a call it is dropped
-            self._take(found, len(self._held[: len(self._held) - _held_back(self._held, triggers)].rstrip()))
+            kept = _held_back(self._held, self._triggers)
+            self._take(found, len(self._held[: len(self._held) - kept].rstrip()))
 
-    def _calls(self, found: list[str | Call], final: bool) -> None:
+    def _calls(self, found: list[Event], final: bool) -> None:
         scan = Scan(self._held, final=final)
         scan.space()
         start = scan.at
@@ -164,7 +198,7 @@ class Reader:
         if self._held:
             self._stage = _Stage.TEXT
 
-    def _take(self, found: list[str | Call], count: int) -> None:
+    def _take(self, found: list[Event], count: int) -> None:
         found.append(self._held[:count])
         self._held = self._held[count:]
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, Protocol
 
+from gguf_jax.chat import harmony
 from gguf_jax.chat.forms import FORMS, Form
-from gguf_jax.chat.reader import Reader
+from gguf_jax.chat.reader import FormReader
 from gguf_jax.chat.tools import Call, Tool
 from gguf_jax.errors import GGUFJaxError
 
@@ -59,7 +60,7 @@ class Template:
 
     @property
     def form(self) -> Form:
-        return FORMS[self.name]
+        return harmony.FORM if self.name == "harmony" else FORMS[self.name]
 
 
 PLAIN = Template("generic", False, None)
@@ -110,6 +111,8 @@ def _found(once: _Once) -> Template:
     tools = PROBE.name in prompt
     if not tools:
         return PLAIN
+    if any(map(harmony.is_harmony, tokenizer.chat_templates.values())):
+        return Template("harmony", tools, "objects")
     kinds: tuple[Arguments, ...] = ("objects", "texts")
     for content in ("", None):
         for kind in kinds:
@@ -147,6 +150,6 @@ def _common(one: str, other: str) -> int:
 
 
 def _reads(form: Form, answer: str) -> bool:
-    reader = Reader(form, [PROBE])
+    reader = FormReader(form, [PROBE])
     calls = [each for each in reader.put(answer) + reader.flush() if isinstance(each, Call)]
     return len(calls) == 1 and json.loads(calls[0].arguments) == ARGUMENTS

@@ -81,6 +81,31 @@ class Call:
         return {"id": self.id or made, "type": "function", "function": function}
 
 
+@dataclass(frozen=True)
+class Thought:
+    """What a model thinks before it answers."""
+
+    text: str
+
+
+Event = str | Call | Thought
+"""What an answer consists of."""
+
+
+def joined(found: Sequence[Event]) -> list[Event]:
+    """The same with texts that follow one another as one, and thoughts, and no empty ones."""
+    events: list[Event] = []
+    for each in found:
+        last = events[-1] if events else None
+        if isinstance(each, str) and isinstance(last, str):
+            events[-1] = last + each
+        elif isinstance(each, Thought) and isinstance(last, Thought):
+            events[-1] = Thought(last.text + each.text)
+        elif each and each != Thought(""):
+            events.append(each)
+    return events
+
+
 def new_id() -> str:
     """Nine letters and digits: what Mistral's templates insist on, and others do not mind."""
     return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))

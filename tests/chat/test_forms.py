@@ -7,8 +7,11 @@ import pytest
 
 import gguf_jax as gj
 from gguf_jax import grammars
-from gguf_jax.chat import FORMS, Call, Reader, Tool
+from gguf_jax.chat import FORMS, Call, Thought, Tool
 from gguf_jax.chat.enforced import grammar
+from gguf_jax.chat.harmony import Harmony
+from gguf_jax.chat.reader import FormReader
+from gguf_jax.chat.tools import joined
 
 TOOLS = [
     Tool(
@@ -36,15 +39,14 @@ CALLS = [
 TRIGGERED = [name for name, form in FORMS.items() if form.trigger]
 
 
-def read(form, *parts, thinking=False):
-    """Texts and calls of an answer that comes in parts; texts that follow one another are joined."""
-    reader, found = Reader(form, TOOLS, thinking=thinking), []
-    for each in [event for part in parts for event in reader.put(part)] + reader.flush():
-        if isinstance(each, str) and found and isinstance(found[-1], str):
-            found[-1] += each
-        else:
-            found.append(each if isinstance(each, str) else (each.name, json.loads(each.arguments)))
-    return found
+def gathered(reader, parts):
+    """Texts, thoughts and calls of an answer that comes in parts, as few as can be."""
+    events = joined([event for part in parts for event in reader.put(part)] + reader.flush())
+    return [(each.name, json.loads(each.arguments)) if isinstance(each, Call) else each for each in events]
+
+
+def read(form, *parts, **options):
+    return gathered(FormReader(form, TOOLS, **options), parts)
 
 
 EXPECTED = [(call.name, json.loads(call.arguments)) for call in CALLS]
@@ -114,6 +116,61 @@ def test_thoughts_are_text(name):
         assert all(read(form, text[:i], text[i:], thinking=thinking) == whole for i in range(1, len(text)))
 
 
+@pytest.mark.parametrize("name", [None, *FORMS])
+def test_thoughts_are_told_apart(name):
+    form = FORMS[name] if name else None
+    good, call = ("", []) if form is None else (form.write(CALLS[1:2]), EXPECTED[1:2])
+    inner = "Let me <b>see</b>.\n\nYes </thin" + (good if form else "")
+    cases = {
+        f"<think>\n{inner}\n</think>\n\nHello\n": [Thought(inner), "Hello\n"],
+        f" \n<think>{inner}</think>{good}": [Thought(inner), *call],
+        "<think>\n\n</think>\n\nHello <think>no</think>": ["Hello <think>no</think>"],
+        "<think> never ends": [Thought("never ends")],
+        "<thinner> is no thought": ["<thinner> is no thought"],
+        "<think>one</think>\n<think>two</think> so": [Thought("onetwo"), "so"],
+    }
+    for text, expected in cases.items():
+        assert read(form, text, apart=True) == expected
+        assert all(read(form, text[:i], text[i:], apart=True) == expected for i in range(1, len(text)))
+        assert read(form, *text, apart=True) == expected
+    text = f"{inner}</think>\nHello"
+    for i in range(len(text)):
+        assert read(form, text[:i], text[i:], apart=True, thinking=True) == [Thought(inner), "Hello"]
+
+
+ANALYSIS = "<|channel|>analysis<|message|>They want <tea>.<|end|>"
+TO_SAY = 'to=functions.say <|constrain|>json<|message|>{"text": "a {"}'
+HARMONY = {
+    ANALYSIS + "<|start|>assistant<|channel|>final<|message|>Hello <you>": [Thought("They want <tea>."), "Hello <you>"],
+    ANALYSIS + f"<|start|>assistant<|channel|>commentary {TO_SAY}": [
+        Thought("They want <tea>."),
+        ("say", {"text": "a {"}),
+    ],
+    # as the template writes it, and one after the other
+    f" to=functions.look.around<|channel|>commentary json<|message|>{{}}<|end|><|start|>assistant {TO_SAY}": [
+        ("look.around", {}),
+        ("say", {"text": "a {"}),
+    ],
+    "<|channel|>commentary<|message|>I'll look.<|end|><|start|>assistant to=functions.other<|message|>{}": [
+        "I'll look.{}"
+    ],
+    "<|channel|>final<|message|>": [],
+    "Hello, I keep to no form": ["Hello, I keep to no form"],
+    "<|channel|>final<|message|>Cut <|en": ["Cut <|en"],
+    "<|channel|>commentary to=functions.say<|message|>{no JSON": ["{no JSON"],
+}
+
+
+@pytest.mark.parametrize("text", HARMONY)
+def test_harmony(text):
+    whole = gathered(Harmony(TOOLS), [text])
+    assert whole == HARMONY[text]
+    assert all(gathered(Harmony(TOOLS), [text[:i], text[i:]]) == whole for i in range(1, len(text)))
+    assert gathered(Harmony(TOOLS), text) == whole
+    without = [each for each in whole if not isinstance(each, Thought)]
+    assert gathered(Harmony(TOOLS, apart=False), [text]) == without
+
+
 def test_models_are_not_strict_about_keys():
     form = FORMS["hermes"]
     for text in (
@@ -132,7 +189,7 @@ def test_models_are_not_strict_about_keys():
 
 def test_ids_are_the_models_own_or_made():
     form = FORMS["mistral"]
-    reader = Reader(form, TOOLS)
+    reader = FormReader(form, TOOLS)
     found = reader.put(form.write(CALLS))
     assert [call.id for call in found] == ["abcdefghi", None, "ABCdef012"]  # digits alone only count
     kimi = FORMS["kimi"]
