@@ -36,6 +36,7 @@ def add(app: FastAPI, worker: Worker, settings: Settings) -> None:
 
     @app.get("/health")
     @app.get("/v1/health", include_in_schema=False)
+    @app.head("/health", include_in_schema=False)
     async def health() -> JSONResponse:
         if worker.status == "ready":
             return JSONResponse({"status": "ok", "progress": 1.0})

@@ -45,6 +45,7 @@ def add(app: FastAPI) -> None:
         return Response(files[name], media_type=TYPES[name.rpartition(".")[2]], headers=HEADERS)
 
     @app.get("/", include_in_schema=False)
+    @app.head("/", include_in_schema=False)
     async def page() -> Response:
         return answer("index.html")
 

@@ -14,7 +14,7 @@ class Scripted(Worker):
         super().__init__(lambda told: (model, Scheduler(model, slots=2, ctx_size=64)))
         self.text, self.pause, self.prompts = text, pause, []
 
-    async def pieces(self, prompt, params, *, top=None, **options):
+    async def batches(self, prompt, params, *, top=None, **options):
         self._check_ready()
         tokenizer = self.model.tokenizer
         self.prompts.append(tokenizer.decode(prompt))
@@ -27,4 +27,4 @@ class Scripted(Worker):
             best = sorted([(token, math.log(share)), *rest], key=lambda pair: -pair[1])[:top]
             finish = "stop" if i == len(ids) - 1 else None
             scores = None if top is None else (math.log(share), best)
-            yield Piece(0, stream.put(token), token, finish, log_probs=scores)
+            yield [Piece(0, stream.put(token), token, finish, log_probs=scores)]

@@ -154,6 +154,18 @@ class Page:
         field.clear()
         field.send_keys(str(value))
 
+    def shifts(self):
+        """Layout shifts that nobody's input explains: of each what moved."""
+        return self.browser.execute_async_script(
+            """const done = arguments[0], found = [];
+            new PerformanceObserver(list => {
+              for (const entry of list.getEntries())
+                if (!entry.hadRecentInput)
+                  found.push(entry.sources.map(each => each.node?.id || each.node?.nodeName || ''));
+            }).observe({type: 'layout-shift', buffered: true});
+            setTimeout(() => done(found), 100);"""
+        )
+
     def checked(self):
         """Nothing was complained about, and nobody else was asked for anything."""
         complaints = [each for each in self.browser.get_log("browser") if each["level"] in ("SEVERE", "WARNING")]
@@ -182,6 +194,8 @@ def test_a_text_is_gone_on_with(browser, text_server):
     assert "llama · 23.1 M · Q4_K_M · context 256" in page("#model").text
     assert page.script("document.querySelector('#modes [value=chat]').disabled")
     assert len(page.all("#examples button")) == 3
+    page.wait(lambda: len(page.all(".slot")) == 2)
+    still = page.shifts()
     page.send(BEGINNING)
     page.wait(lambda: len(page.all(".token")) > 3)
     assert page("#stop").is_displayed()  # it streams: there are tokens before there are all
@@ -194,9 +208,13 @@ def test_a_text_is_gone_on_with(browser, text_server):
     assert len(page.all(".token")) == 120
     text = page("#transcript .answer").get_attribute("textContent")
     asked = {"prompt": BEGINNING, "max_tokens": 120, "temperature": 0, "logprobs": 5}
-    expected = httpx.post(f"{text_server}v1/completions", json=asked).json()["choices"][0]["text"]
+    expected = httpx.post(f"{text_server}v1/completions", json=asked, timeout=60).json()["choices"][0]["text"]
     assert text == expected
     assert "120 tokens" in page("footer").text
+    # nothing has moved but words that went on with themselves, and so to the next line
+    moved = page.shifts()
+    assert moved[: len(still)] == still
+    assert {node for nodes in moved[len(still) :] for node in nodes} <= {"#text", "SPAN", ""}
     page.wait(lambda: page("#rate").text != "0.0" or page.script("document.querySelector('.edge').getAttribute('d')"))
     page.wait(lambda: "2 answered" in page("#queue").text)
     page.wait(lambda: any("holds" in each.text for each in page.all(".slot")))

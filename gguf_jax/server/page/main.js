@@ -140,7 +140,7 @@ async function answer() {
   hint();
   const turn = add("assistant", "");
   const target = turn.foot ?? foot();
-  target.replaceChildren(make("span", "quiet", "…"));
+  target.replaceChildren(); // what stands below a text that grows would jump from line to line
   turn.root.setAttribute("aria-busy", "true");
   running = new AbortController();
   buttons();
