@@ -191,6 +191,8 @@ class ChatCompletion(OpenAISampling):
     functions: Annotated[list[Any], Field(max_length=0)] | None = None
     """OpenAI's name for `tools` before 2024: refused rather than passed over."""
     chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_format: Literal["auto", "deepseek", "none"] = "auto"
+    """llama-server's: "none" leaves thoughts in the content, the others put them into `reasoning_content`."""
 
 
 class Embeddings(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from gguf_jax.chat import Call, Conversation
+from gguf_jax.chat import Call, Conversation, Thought
 from gguf_jax.generation import Piece
 from gguf_jax.server.scores import ChatScores, TextScores
 
@@ -68,16 +68,23 @@ class TextChoice:
 
 
 class ChatChoice:
-    """Of /v1/chat/completions: content, and calls of tools where the conversation has a form for them. A call is one
-    chunk, for what begins as one may turn out to be text."""
+    """Of /v1/chat/completions: content, calls of tools where the conversation has a form for them, and thoughts. A call
+    is one chunk, for what begins as one may turn out to be text.
+
+    Args:
+        apart: thoughts are `reasoning_content`, as llama-server has it; else they are part of the content.
+    """
 
     kind, chunk = "chat.completion", "chat.completion.chunk"
     prefix = "chatcmpl"
 
-    def __init__(self, index: int, scores: ChatScores | None, conversation: Conversation) -> None:
+    def __init__(
+        self, index: int, scores: ChatScores | None, conversation: Conversation, *, apart: bool = True
+    ) -> None:
         self._index, self._scores = index, scores
-        self._reader, self._form = conversation.reader(), conversation.form
+        self._reader, self._form = conversation.reader(apart), conversation.form
         self._texts: list[str] = []
+        self._thoughts: list[str] = []
         self._calls: list[dict[str, Any]] = []
         self._pieces: list[Piece] = []
         self._finish: str | None = None
@@ -88,8 +95,9 @@ class ChatChoice:
 
     def take(self, piece: Piece) -> list[dict[str, Any]]:
         before = len(self._calls)
-        text = self._read(piece)
+        text, thought = self._read(piece)
         self._texts.append(text)
+        self._thoughts.append(thought)
         calls = [{"index": i, **call} for i, call in enumerate(self._calls[before:], before)]
         if piece.finish is not None:
             self._finish = "tool_calls" if self._calls and piece.finish == "stop" else piece.finish
@@ -97,25 +105,29 @@ class ChatChoice:
         if self._scores is not None:
             self._pieces.append(piece)
             scores = self._scores.of([piece])
-        delta: dict[str, Any] = ({"content": text} if text else {}) | ({"tool_calls": calls} if calls else {})
+        parts = {"reasoning_content": thought, "content": text, "tool_calls": calls}
+        delta = {name: value for name, value in parts.items() if value}
         return [{"index": self._index, "delta": delta, "finish_reason": self._finish, "logprobs": scores}]
 
-    def _read(self, piece: Piece) -> str:
-        """The text that a piece adds; calls are put among the others."""
-        if self._reader is None or self._form is None:
-            return piece.text
+    def _read(self, piece: Piece) -> tuple[str, str]:
+        """The text and the thought that a piece adds; calls are put among the others."""
+        if self._reader is None:
+            return piece.text, ""
         found = self._reader.put(piece.text)
         if piece.finish is not None:
             found += self._reader.flush()
         for each in found:
-            if isinstance(each, Call):
+            if isinstance(each, Call) and self._form is not None:
                 self._calls.append(each.as_dict(len(self._calls), self._form.ids))
-        return "".join(each for each in found if isinstance(each, str))
+        thought = "".join(each.text for each in found if isinstance(each, Thought))
+        return "".join(each for each in found if isinstance(each, str)), thought
 
     def whole(self) -> dict[str, Any]:
         text = "".join(self._texts)
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if self._calls:
             message |= {"content": text or None, "tool_calls": self._calls}
+        if thought := "".join(self._thoughts):
+            message["reasoning_content"] = thought
         scores = None if self._scores is None else self._scores.of(self._pieces)
         return {"index": self._index, "message": message, "finish_reason": self._finish, "logprobs": scores}

@@ -262,6 +262,21 @@ def test_calls_that_a_model_makes_of_its_own(said_, content, calls, model):
         assert said(official).choices[0].message.content == said_
 
 
+def test_thoughts_are_told_apart(model, monkeypatch):
+    script = "<think>\nWho was it?\n</think>\n\n" + SCRIPT
+    monkeypatch.setattr(model.tokenizer, "chat_templates", {"": TEMPLATE + "{# </think> #}"})
+    with TestClient(make_app(Scripted(model, script), Settings("prose"))) as found:
+        official = openai.OpenAI(base_url="http://testserver/v1", api_key="none", http_client=ready(found))
+        whole = said(official, tools=[ADD]).choices[0].message
+        assert (whole.reasoning_content, whole.content, len(whole.tool_calls)) == ("Who was it?", "Let me see.", 1)
+        plain = said(official).choices[0].message
+        assert (plain.reasoning_content, plain.content, plain.tool_calls) == ("Who was it?", SCRIPT, None)
+        deltas = [event.choices[0].delta for event in said(official, stream=True)]
+        assert "".join(getattr(delta, "reasoning_content", "") for delta in deltas) == "Who was it?"
+        assert "".join(delta.content or "" for delta in deltas) == SCRIPT
+        assert said(official, extra_body={"reasoning_format": "none"}).choices[0].message.content == script
+
+
 def test_a_whole_conversation(official, client):
     """Answers go back as they came, with results; texts and calls and results are in the prompt."""
     first = said(official, tools=[ADD], tool_choice="required", parallel_tool_calls=False, seed=1).choices[0].message
