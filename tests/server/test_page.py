@@ -397,6 +397,23 @@ def test_a_chat_behind_a_key(browser, chat_server, scripted):
     assert all("401" in each["message"] for each in page.checked())
 
 
+def test_thoughts_stand_apart(browser, chat_server, scripted, monkeypatch):
+    template = "{{ messages[-1].content }}{% if messages | length > 9 %}<think>{% endif %}"
+    monkeypatch.setattr(scripted.model.tokenizer, "chat_templates", {"": template})
+    monkeypatch.setattr(scripted, "text", "<think>\nLet me see.\n</think>\n\nFour.")
+    page = Page(browser, chat_server).ready()
+    page.send("2 + 2?").answered()
+    assert page(".thoughts summary").text.startswith("Thought · ")
+    assert not page(".thoughts .answer").is_displayed()
+    assert page("article > .answer").text == "Four."
+    page(".thoughts summary").click()
+    assert page(".thoughts .answer").text.strip() == "Let me see."
+    monkeypatch.setattr(scripted.model.tokenizer, "chat_templates", {"": "{{ messages[1].content }}"})
+    page.send("And then?").answered()
+    assert scripted.prompts[-1].removeprefix("<|endoftext|>") == "Four."
+    assert page.checked() == []
+
+
 def test_following_stops_where_somebody_reads(browser, chat_server, scripted, monkeypatch):
     monkeypatch.setattr(scripted, "text", "line\n" * 150)
     monkeypatch.setattr(scripted, "pause", 0.002)

@@ -27,7 +27,7 @@ const slots = new Slots(() => $("panel").classList.contains("open") || wide.matc
 
 let props = null;
 let mode = "text";
-/** Of both modes the turns: {role, text, root} with, of the model's, {flow, finish, began, ended}. */
+/** Of both modes the turns: {role, text, root} with, of the model's, {flow, thoughts, count, finish, began, ended}. */
 const turns = { chat: [], text: [] };
 let running = null; // the AbortController of the answer that is coming
 
@@ -72,7 +72,7 @@ const foot = () => (textFoot ??= make("footer"));
 
 function add(role, text) {
   const root = make(mode === "text" ? "span" : "article", role);
-  const turn = { role, text, root };
+  const turn = { role, text, root, count: 0 };
   if (mode === "chat") root.append(make("h3", "unseen", role === "user" ? "You" : "Model"));
   if (role === "user") root.append(mode === "text" ? text : make("div", "said", text));
   else {
@@ -90,6 +90,20 @@ function add(role, text) {
   return turn;
 }
 
+/** Where a model's thoughts go that the server tells apart from its answer: shut, above it. */
+function think(turn) {
+  if (!turn.thoughts) {
+    const root = make("details", "thoughts");
+    const body = make("div", "answer");
+    body.tabIndex = 0;
+    turn.told = make("summary");
+    root.append(turn.told, body);
+    turn.flow.root.before(root);
+    turn.thoughts = new Flow(body);
+  }
+  return turn.thoughts;
+}
+
 function remove(turn) {
   turns[mode].splice(turns[mode].indexOf(turn), 1);
   turn.root.remove();
@@ -105,9 +119,9 @@ function button(text, action) {
 /** Under an answer: what it took, and what can be done with it. */
 function finish(turn) {
   const seconds = (turn.ended - turn.began) / 1000;
-  const speed = turn.flow.count > 1 && seconds > 0 ? ` · ${((turn.flow.count - 1) / seconds).toFixed(1)}/s` : "";
+  const speed = turn.count > 1 && seconds > 0 ? ` · ${((turn.count - 1) / seconds).toFixed(1)}/s` : "";
   const why = { length: " · cut at its length", stopped: " · stopped" }[turn.finish] ?? "";
-  const told = make("span", "quiet", `${turn.flow.count} tokens${speed}${why}`);
+  const told = make("span", "quiet", `${turn.count} tokens${speed}${why}`);
   const copy = button("Copy", (self) => copied(self, mode === "text" ? whole() : turn.text));
   const again = button("Again", () => regenerate(turn));
   again.title = "Another answer in place of this one";
@@ -150,11 +164,13 @@ async function answer() {
   const draw = () => {
     frame = 0;
     const follow = atEnd();
-    for (const [text, tokens, count] of came.splice(0)) {
-      turn.flow.append(text, tokens);
-      if (!tokens.length) turn.flow.count += count;
+    for (const [text, thought, tokens] of came.splice(0)) {
+      turn.count += tokens.length || 1;
+      if (thought) think(turn).append(thought, text ? [] : tokens);
+      if (text || !thought) turn.flow.append(text, tokens);
     }
     turn.text = turn.flow.text;
+    if (turn.thoughts) turn.told.textContent = `${turn.text ? "Thought" : "Thinking"} · ${turn.thoughts.count} tokens`;
     if (follow) toEnd();
   };
   try {
@@ -162,12 +178,12 @@ async function answer() {
       const [choice] = event.choices ?? [];
       if (!choice) continue;
       const text = choice.text ?? choice.delta?.content ?? "";
+      const thought = choice.delta?.reasoning_content ?? "";
       const tokens = scores(choice);
-      const opening = choice.delta?.role && !text;
-      if (!opening && (text || tokens.length)) {
+      if (text || thought || tokens.length) {
         turn.ended = performance.now();
         turn.began ??= turn.ended;
-        came.push([text, tokens, 1]);
+        came.push([text, thought, tokens]);
         frame ||= requestAnimationFrame(draw);
       }
       turn.finish = choice.finish_reason ?? turn.finish;
@@ -183,7 +199,7 @@ async function answer() {
   turn.root.removeAttribute("aria-busy");
   running = null;
   if (asked === mode) {
-    if (turn.flow.count) finish(turn);
+    if (turn.count) finish(turn);
     else {
       remove(turn);
       target.replaceChildren();

@@ -52,7 +52,7 @@ export class Flow {
     this.root = root;
     this.plain = plain;
     this.text = "";
-    this.count = 0;
+    this.count = 0; // tokens
     this.waiting = []; // tokens whose text has not come: halves of a character, or what may become a stop text
     this.block = null; // the last one: {code, root, pieces}
     this.line = ""; // the last one, as far as it has come
@@ -61,7 +61,7 @@ export class Flow {
   /** Text that an event brings, and the scores of the tokens that it is of. */
   append(text, tokens) {
     this.waiting.push(...tokens);
-    this.count += tokens.length;
+    this.count += tokens.length || (text ? 1 : 0);
     if (!text) return;
     const whole = this.waiting.length > 1 && this.waiting.map((token) => token.text).join("") === text;
     const pieces = whole ? this.waiting.map((token) => [token.text, [token]]) : [[text, this.waiting]];
