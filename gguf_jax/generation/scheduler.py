@@ -176,6 +176,18 @@ class Scheduler(Setting):
             if slot.request is request:
                 slot.leave()
 
+    def reset(self) -> None:
+        """Begins anew after a step has failed, whose cache is gone: all requests are cancelled, nothing is held."""
+        for request in [*self._queue, *(slot.request for slot in self._slots if slot.request is not None)]:
+            self.cancel(request)
+        self._slots = [Slot() for _ in self._slots]
+        self._unread, self._failed = [], []
+        self._cache = None  # before there is another
+        self._cache = self.new_cache(len(self._slots))
+        self._tokens = jnp.zeros(len(self._slots), jnp.int32)
+        self._plan = SamplerPlan()
+        self._sampler = make_sampler([SamplingParams.greedy()] * len(self._slots), self.config.vocab_size)
+
     def step(self) -> list[tuple[Request, int]]:
         """Goes on with every answer by one token (by several where they were guessed), and with prompts by chunks of
         together at most `batch_size` tokens.

@@ -20,22 +20,28 @@ def tokenizer_of(worker: Worker) -> Any:
 
 
 class Begun:
-    """A stream whose first piece is there already. Whoever leaves off closes it, which cancels what is left."""
+    """A stream whose first pieces are there already. Whoever leaves off closes it, which cancels what is left."""
 
-    def __init__(self, first: Piece, rest: AsyncGenerator[Piece]) -> None:
+    def __init__(self, first: list[Piece], rest: AsyncGenerator[list[Piece]]) -> None:
         self.first, self._rest = first, rest
 
-    async def __aiter__(self) -> AsyncIterator[Piece]:
+    async def batches(self) -> AsyncIterator[list[Piece]]:
+        """Pieces, together those that became known together."""
         yield self.first
-        if self.first.finish is None:
-            async for piece in self._rest:
+        if self.first[-1].finish is None:
+            async for pieces in self._rest:
+                yield pieces
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        async for pieces in self.batches():
+            for piece in pieces:
                 yield piece
 
     async def aclose(self) -> None:
         await self._rest.aclose()
 
 
-async def begun(streams: Sequence[AsyncGenerator[Piece]]) -> list[Begun]:
+async def begun(streams: Sequence[AsyncGenerator[list[Piece]]]) -> list[Begun]:
     """Streams that have begun: what is wrong with a request is an error, and not half an answer. If one fails, all
     are closed."""
     tasks = [asyncio.ensure_future(anext(stream)) for stream in streams]
@@ -50,7 +56,7 @@ async def begun(streams: Sequence[AsyncGenerator[Piece]]) -> list[Begun]:
     return [Begun(first, stream) for first, stream in zip(firsts, streams, strict=True)]
 
 
-async def closed(streams: Sequence[AsyncGenerator[Piece] | Begun]) -> None:
+async def closed(streams: Sequence[AsyncGenerator[list[Piece]] | Begun]) -> None:
     """Closes streams, one after the other, whatever becomes of any."""
     async with AsyncExitStack() as stack:
         for stream in streams:

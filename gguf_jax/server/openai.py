@@ -18,7 +18,7 @@ from fastapi.responses import StreamingResponse
 
 from gguf_jax import chat
 from gguf_jax.errors import GGUFJaxError
-from gguf_jax.generation import token_ids
+from gguf_jax.generation import Piece, token_ids
 from gguf_jax.grammars import Grammar
 from gguf_jax.server import asked
 from gguf_jax.server.answers import Begun, begun, closed, embedded, tokenizer_of
@@ -81,7 +81,8 @@ def add(app: FastAPI, worker: Worker, settings: Settings) -> None:
         ids = tokenizer.encode(prompt, add_special=not written, parse_special=True)
         grammar = await compiled(wanted, tokenizer) if wanted else None
         scores = ChatScores(tokenizer) if body.logprobs else None
-        choices = [ChatChoice(i, scores, conversation) for i in range(body.n)]
+        apart = body.reasoning_format != "none"
+        choices = [ChatChoice(i, scores, conversation, apart=apart) for i in range(body.n)]
         top = body.top_logprobs or 0 if body.logprobs else None
         limit = body.max_completion_tokens or body.max_tokens
         what = Asked([ids], choices, limit, top, grammar, conversation.shown)
@@ -176,7 +177,7 @@ async def _answered(worker: Worker, settings: Settings, body: asked.OpenAISampli
     options: dict[str, Any] = dict(max_tokens=what.limit, stop=body.stops(), top=what.top, shown=what.shown)
     streams = await begun(
         [
-            worker.pieces(prompt, each, **options, constraint=what.grammar.constraint() if what.grammar else None)
+            worker.batches(prompt, each, **options, constraint=what.grammar.constraint() if what.grammar else None)
             for prompt in what.prompts
             for each in params
         ]
@@ -241,43 +242,64 @@ async def _events(
     streams: Sequence[Begun], choices: Sequence[Choice], head: dict[str, Any], usage: _Usage, told: bool
 ) -> AsyncGenerator[str]:
     """Server-sent events of several answers, one after the other as they come; of an error, if one fails."""
-    queue: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
+    start = json.dumps(head)[:-1]  # the same for all
+    end = ', "usage": null}\n\n' if told else "}\n\n"  # as OpenAI has it: null until the last
+
+    def event(found: list[dict[str, Any]]) -> str:
+        return f'data: {start}, "choices": {json.dumps(found)}{end}'
+
+    merged = _numbered(streams[0]) if len(streams) == 1 else _merged(streams)
+    try:
+        if opening := "".join(event([found]) for choice in choices for found in choice.begin()):
+            yield opening
+        try:
+            async for index, pieces in merged:
+                events = []
+                for piece in pieces:
+                    usage.take(index, piece.token is not None, piece.reused)
+                    events += [event([found]) for found in choices[index].take(piece)]
+                yield "".join(events)
+        except Exception as error:
+            message = str(error) if isinstance(error, GGUFJaxError) else "the server failed to answer"
+            yield f"data: {json.dumps(described(message, 'server_error'))}\n\n"
+            return
+        if told:
+            yield f'data: {start}, "choices": [], "usage": {json.dumps(usage.written())}}}\n\n'
+        yield "data: [DONE]\n\n"
+    finally:
+        await merged.aclose()
+        await closed(streams)
+
+
+async def _numbered(stream: Begun) -> AsyncGenerator[tuple[int, list[Piece]]]:
+    async for pieces in stream.batches():
+        yield 0, pieces
+
+
+async def _merged(streams: Sequence[Begun]) -> AsyncGenerator[tuple[int, list[Piece]]]:
+    """Pieces of several answers with their index, as they come."""
+    queue: asyncio.Queue[tuple[int, list[Piece] | Exception | None]] = asyncio.Queue()
 
     async def forward(index: int, stream: Begun) -> None:
         try:
-            async for piece in stream:
-                queue.put_nowait((index, piece))
+            async for pieces in stream.batches():
+                queue.put_nowait((index, pieces))
             queue.put_nowait((index, None))
         except Exception as error:
             queue.put_nowait((index, error))
 
-    def event(found: list[dict[str, Any]], **more: Any) -> str:
-        return f"data: {json.dumps(head | {'choices': found} | unused | more)}\n\n"
-
-    unused = {"usage": None} if told else {}  # as OpenAI has it: null until the last
     tasks = [asyncio.create_task(forward(i, stream)) for i, stream in enumerate(streams)]
     left = len(tasks)
     try:
-        for choice in choices:
-            for found in choice.begin():
-                yield event([found])
         while left:
-            index, piece = await queue.get()
-            if piece is None:
+            index, found = await queue.get()
+            if isinstance(found, Exception):
+                raise found
+            if found is None:
                 left -= 1
-            elif isinstance(piece, Exception):
-                message = str(piece) if isinstance(piece, GGUFJaxError) else "the server failed to answer"
-                yield f"data: {json.dumps(described(message, 'server_error'))}\n\n"
-                return
             else:
-                usage.take(index, piece.token is not None, piece.reused)
-                for found in choices[index].take(piece):
-                    yield event([found])
-        if told:
-            yield event([], usage=usage.written())
-        yield "data: [DONE]\n\n"
+                yield index, found
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await closed(streams)

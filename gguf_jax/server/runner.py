@@ -35,7 +35,7 @@ def add(app: FastAPI, worker: Worker) -> None:
         wanted = of_runner(body)
         grammar = await compiled(wanted, tokenizer) if wanted else None
         began = time.perf_counter()
-        stream = worker.pieces(
+        stream = worker.batches(
             ids,
             options.params({}),
             max_tokens=options.num_predict if options.num_predict > 0 else None,

@@ -12,7 +12,7 @@ import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from gguf_jax.errors import GGUFJaxError
@@ -32,14 +32,35 @@ class TimedOut(GGUFJaxError):
     """A request's time was over before its answer had begun."""
 
 
+class Inbox:
+    """What has become known of an answer and has not been looked at, on the event loop of whoever wants it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._found: list[Piece | Exception] = []
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, found: Piece | Exception) -> None:
+        self._found.append(found)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def take(self) -> list[Piece | Exception]:
+        """All there is, at least one."""
+        while not self._found:
+            self._waiter = self.loop.create_future()
+            await self._waiter
+        found, self._found = self._found, []
+        return found
+
+
 @dataclass(eq=False)
 class _Job:
     """A request on its way: where its pieces go."""
 
     request: Request
     answer: Answer
-    loop: asyncio.AbstractEventLoop
-    pieces: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue)
+    inbox: Inbox
     taken: int = 0  # tokens that have been handed over
 
 
@@ -98,7 +119,7 @@ class Worker:
         """Requests that have not ended."""
         return len(self._jobs)
 
-    async def pieces(
+    async def batches(
         self,
         prompt: Sequence[int],
         params: SamplingParams,
@@ -109,9 +130,9 @@ class Worker:
         top: int | None = None,
         constraint: Constraint | None = None,
         shown: Collection[int] = (),
-    ) -> AsyncGenerator[Piece]:
-        """What each token adds to the answer, as `generation.pieces` has it. A caller that leaves off cancels it.
-        Control tokens of `shown` are part of its text.
+    ) -> AsyncGenerator[list[Piece]]:
+        """What each token adds to the answer, as `generation.pieces` has it; those together that became known together.
+        A caller that leaves off cancels it. Control tokens of `shown` are part of its text.
 
         Raises:
             NotReady: there is no model (yet).
@@ -128,7 +149,7 @@ class Worker:
             answer = Answer(0, tokenizer, prompt, stop, min(max_tokens or room, room), eog, shown)
             options: dict[str, Any] = dict(max_tokens=max_tokens, end_ids=eog, top=top, constraint=constraint)
             request = self.scheduler.add(prompt, params, **options)
-            self._jobs[request] = job = _Job(request, answer, loop)
+            self._jobs[request] = job = _Job(request, answer, Inbox(loop))
             self.figures.begin(request)
             return job
 
@@ -145,12 +166,15 @@ class Worker:
         over = loop.call_later(seconds, self._soon, lambda: self._expire(job)) if seconds else None
         try:
             while True:
-                piece = await job.pieces.get()
-                if isinstance(piece, Exception):
-                    raise piece
-                yield piece
-                if piece.finish is not None:
-                    return
+                found = await job.inbox.take()
+                pieces = [each for each in found if isinstance(each, Piece)]
+                if pieces:
+                    yield pieces
+                    if pieces[-1].finish is not None:
+                        return
+                for each in found:
+                    if isinstance(each, Exception):
+                        raise each
         finally:
             if over is not None:
                 over.cancel()
@@ -215,6 +239,7 @@ class Worker:
                 self._hand_over([(job, GGUFJaxError(f"engine: {str(error).splitlines()[0]}")) for job in jobs])
                 for job in jobs:
                     self._end(job)
+                self.scheduler.reset()
                 return True
             self.figures.steps += bool(events)
             found = ((self._jobs.get(request), token) for request, token in events)
@@ -227,12 +252,12 @@ class Worker:
 
         def put(pieces: Sequence[tuple[_Job, Piece | Exception]]) -> None:
             for job, piece in pieces:
-                job.pieces.put_nowait(piece)
+                job.inbox.put(piece)
 
-        loops = {job.loop for job, _ in pieces}
+        loops = {job.inbox.loop for job, _ in pieces}
         for loop in loops:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
-                loop.call_soon_threadsafe(put, [each for each in pieces if each[0].loop is loop])
+                loop.call_soon_threadsafe(put, [each for each in pieces if each[0].inbox.loop is loop])
 
     def _piece(self, job: _Job, token: int) -> Piece | Exception:
         request = job.request
