@@ -64,7 +64,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def client(model):
-    with client_of(model, ctx_size=384, slots=4, batch_size=32) as found:
+    with client_of(model, ctx_size=384, slots=4, batch_size=16) as found:
         yield ready(found)
 
 
