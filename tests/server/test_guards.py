@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import gguf_jax as gj
 from gguf_jax.errors import GGUFJaxError
-from gguf_jax.server import bodies
+from gguf_jax.server import bodies, guards
 from gguf_jax.server.__main__ import started
 from gguf_jax.server.app import make_app
 from gguf_jax.server.protocol import BoundedHTTP
@@ -41,10 +41,10 @@ def client(model):
 
 @pytest.fixture(scope="module")
 def guarded(model):
-    guards = Settings(
+    given = Settings(
         "prose", api_key="schlüssel", origins=("https://friend.example",), hosts=frozenset({"localhost", "::1"})
     )
-    with client_of(model, guards) as found:
+    with client_of(model, given) as found:
         found.headers = {"host": "localhost:8080", "authorization": "Bearer schlüssel".encode()}
         yield ready(found)
 
@@ -54,6 +54,20 @@ def test_a_body_in_chunks_is_taken(client):
     answer = client.post("/v1/completions", content=chunks, headers={"content-type": "application/json"})
     assert answer.status_code == 200
     assert answer.json()["choices"] == client.post("/v1/completions", json=ASKED).json()["choices"]
+
+
+def test_bodies_of_all_requests_are_bounded(client, monkeypatch):
+    monkeypatch.setattr(guards, "MOST_HELD", 100)
+    assert client.post("/tokenize", json={"content": "x" * 50}).status_code == 200
+    answer = client.post("/tokenize", json={"content": "x" * 100})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert client.post("/tokenize", json={"content": "x" * 50}).status_code == 200
+
+
+def test_only_heads(client):
+    for path in ("/", "/health"):
+        answer = client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
 
 
 NO_JSON = {

@@ -32,6 +32,7 @@ from gguf_jax.server.worker import Worker
 from tests.server.scripted import Scripted
 
 BEGINNING = "It was a cold evening in November, and"
+WRITING = "document.querySelector('.slot[data-state=answer] .what')?.textContent"
 HOSTILE = "<img src=x onerror=\"document.title='taken'\">"
 SAID = f"Well:\n\n```python\nprint({HOSTILE!r})\n```\n{HOSTILE} and **naïve** ✓."
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars")
@@ -199,12 +200,7 @@ def test_a_text_is_gone_on_with(browser, text_server):
     page.send(BEGINNING)
     page.wait(lambda: len(page.all(".token")) > 3)
     assert page("#stop").is_displayed()  # it streams: there are tokens before there are all
-    rows = (
-        "[...document.querySelectorAll('.slot')].map(row => row.dataset.state + row.querySelector('.what').textContent)"
-    )
-    seen = [page.script(rows)]
-    while page("#stop").is_displayed():
-        seen.append(page.script(rows))
+    page.answered()
     assert len(page.all(".token")) == 120
     text = page("#transcript .answer").get_attribute("textContent")
     asked = {"prompt": BEGINNING, "max_tokens": 120, "temperature": 0, "logprobs": 5}
@@ -215,9 +211,6 @@ def test_a_text_is_gone_on_with(browser, text_server):
     moved = page.shifts()
     assert moved[: len(still)] == still
     assert {node for nodes in moved[len(still) :] for node in nodes} <= {"#text", "SPAN", ""}
-    page.wait(lambda: page("#rate").text != "0.0" or page.script("document.querySelector('.edge').getAttribute('d')"))
-    page.wait(lambda: "2 answered" in page("#queue").text)
-    page.wait(lambda: any("holds" in each.text for each in page.all(".slot")))
     # another answer in its place, the same; then from where it ends
     page("footer .again").click()
     page.answered()
@@ -227,6 +220,33 @@ def test_a_text_is_gone_on_with(browser, text_server):
     page.answered()
     assert page.script("document.querySelectorAll('#transcript .user').length") == 2
     assert len(page.all(".token")) == 125
+    assert page.checked() == []
+
+
+def test_slots_are_live(browser, text_server):
+    page = Page(browser, text_server).ready()
+    page.wait(lambda: [each.text for each in page.all(".slot .state")] == ["free"] * 2)
+    over = threading.Event()
+
+    def others():
+        while not over.is_set():
+            asked = {"prompt": BEGINNING, "max_tokens": 200}
+            httpx.post(f"{text_server}v1/completions", json=asked, timeout=60)
+
+    thread = threading.Thread(target=others)
+    thread.start()
+    try:
+        page.wait(lambda: page.all(".slot[data-state=answer]"))
+        page.wait(lambda: re.fullmatch(r"\d+ \+ \d+ · \d+\.\d/s", page.script(WRITING) or ""))
+        page.wait(lambda: float(page("#rate").text) > 0)
+        assert page("#queue").text.startswith("1 running · 0 waiting")
+        assert page("#spark .edge").get_attribute("d").count("L") >= 1
+        assert "at most" in page("#spark").get_attribute("aria-label")
+    finally:
+        over.set()
+        thread.join()
+    page.wait(lambda: [each.text for each in page.all(".slot .state")] == ["free"] * 2)
+    assert any(each.text.startswith("holds") for each in page.all(".slot .what"))
     assert page.checked() == []
 
 
