@@ -136,7 +136,8 @@ class Context(Setting):
             changes = self._changes
             self.truncate(self._n_tokens - 1)
             self.eval([last])
-            self._changes = changes  # the sequence is what it was
+            if self.rewinds:  # the cache still holds what stood behind
+                self._changes = changes
         assert self._last is not None
         return self._last
 

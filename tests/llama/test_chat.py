@@ -159,7 +159,7 @@ def test_the_template_of_a_file(templated):
 
 def test_tools_in_the_form_of_a_file_s_template(templated):
     for choice in (NAMED, "required"):
-        asked = dict(messages=MESSAGES, tools=TOOLS, tool_choice=choice, max_tokens=160, seed=4)
+        asked = dict(messages=MESSAGES, tools=TOOLS, tool_choice=choice, max_tokens=96, seed=4)
         answer = templated.create_chat_completion(**asked)
         assert "tools: [" in prompt_of(templated)
         calls = [call["function"] for call in message(answer)["tool_calls"]]

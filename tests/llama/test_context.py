@@ -5,14 +5,16 @@ import pytest
 
 import gguf_jax as gj
 from gguf_jax.errors import GGUFJaxError
+from gguf_jax.generation import DraftModel, PromptLookup
 from gguf_jax.llama.context import Context, ContextFull
+from gguf_jax.llama.drafts import guess_of
 from tests.models import reference
 from tests.models.mamba_families import MAMBAS, small_mamba
 from tests.support import EPS, small_model
 
 OPTIONS = dict(ctx_size=64, batch_size=16, precision="exact", cache_type="f32")
 GREEDY = gj.SamplingParams(temperature=0, seed=1)
-PARAMS = [GREEDY, gj.SamplingParams(seed=3, top_k=20)]
+DRAWN = gj.SamplingParams(seed=3, top_k=20)
 PROMPT = np.random.default_rng(0).integers(0, 97, 21).tolist()
 MODELS = {"attention": small_model, "states": lambda: small_mamba(MAMBAS["mamba"].make())}
 
@@ -39,28 +41,48 @@ def some(tokens, count):
 
 
 def test_property_every_way_to_generate_is_the_engine_s(model):
-    for params in PARAMS if context(model).rewinds else PARAMS[:1]:
-        answer = engine(model, PROMPT, params, 12)
-        assert some(context(model, PROMPT).generate(params), 12) == answer
-        assert some(context(model, PROMPT).generate(params, most=12), 12) == answer
-        assert some(context(model, PROMPT).generate(params, from_scores=True), 12) == answer
-        assert some(context(model, PROMPT, all_scores=True).generate(params), 12) == answer
+    answer = engine(model, PROMPT, GREEDY, 12)
+    assert some(context(model, PROMPT).generate(GREEDY), 12) == answer
+    assert some(context(model, PROMPT).generate(GREEDY, most=12), 12) == answer
+    assert some(context(model, PROMPT).generate(GREEDY, from_scores=True), 12) == answer
+    assert some(context(model, PROMPT, all_scores=True).generate(GREEDY), 12) == answer
 
-        def draft(ids, sampler, plan, answer=answer):
-            """Two guesses that are right and one that is not."""
-            at = len(ids) - len(PROMPT)
-            return [*answer[at : at + 2], 0]
+    def draft(ids, sampler, plan):
+        """Two guesses that are right and one that is not."""
+        at = len(ids) - len(PROMPT)
+        return [*answer[at : at + 2], 0]
 
-        guessed = context(model, PROMPT)
-        assert some(guessed.generate(params, draft=draft), 12) == answer
-        assert guessed.n_tokens == len(PROMPT) + 11
-        assert guessed.input_ids[: guessed.n_tokens].tolist() == PROMPT + answer[:11]
+    guessed = context(model, PROMPT)
+    assert some(guessed.generate(GREEDY, draft=draft), 12) == answer
+    assert guessed.n_tokens == len(PROMPT) + 11
+    assert guessed.input_ids[: guessed.n_tokens].tolist() == PROMPT + answer[:11]
+
+
+def test_property_what_is_drawn_is_what_the_engine_draws():
+    model = small_model()
+    answer = engine(model, PROMPT, DRAWN, 12)
+    assert some(context(model, PROMPT).generate(DRAWN), 12) == answer
+    assert some(context(model, PROMPT).generate(DRAWN, from_scores=True), 12) == answer
 
 
 def test_a_draft_may_guess_nothing_or_nonsense(model):
     answer = engine(model, PROMPT, GREEDY, 6)
     for guesses in ([], [-1, 1000], list(range(40))):
         assert some(context(model, PROMPT).generate(GREEDY, draft=lambda *_, g=guesses: np.array(g)), 6) == answer
+
+
+def test_a_draft_model_of_generation_s():
+    model = small_model()
+    answer = engine(model, PROMPT, GREEDY, 12)
+    for draft in (PromptLookup(tokens=3, shortest=1), DraftModel(model, 3, dict(precision="exact", cache_type="f32"))):
+        found, calls = context(model, PROMPT), []
+        guess = guess_of(draft, found)
+        tokens = found.generate(GREEDY, draft=lambda *given, g=guess, c=calls: c.append(g(*given)) or c[-1])
+        assert some(tokens, 12) == answer
+        if isinstance(draft, DraftModel):  # the model itself guesses rightly
+            assert len(calls) <= 3
+    with pytest.raises(GGUFJaxError, match="the target's 97 tokens"):
+        guess_of(DraftModel(small_model(vocab_size=96)), found)
 
 
 def test_scores_are_the_logits_behind_every_token():
@@ -87,26 +109,22 @@ def test_scores_are_the_logits_behind_every_token():
 
 
 def test_what_is_sent_stands_behind_the_token(model):
-    """The tokens behind what was sent are those of the longer prompt, with the noise of their place in the answer."""
-    for params in PARAMS:
-        found = context(model, PROMPT)
-        tokens = found.generate(params)
-        before = some(tokens, 3)
-        after = [tokens.send([9, 8]), *some(tokens, 2)]
-        again = context(model, [*PROMPT, *before, 9, 8])
-        assert found.n_tokens == again.n_tokens + 2
-        assert np.array_equal(found.input_ids[: again.n_tokens], again.input_ids[: again.n_tokens])
-        if params is GREEDY:
-            assert after == some(again.generate(params), 3)
-        else:
-            assert after == some(sent_again(context(model, PROMPT), params), 3)
+    found = context(model, PROMPT)
+    tokens = found.generate(GREEDY)
+    before = some(tokens, 3)
+    after = [tokens.send([9, 8]), *some(tokens, 2)]
+    ids = [*PROMPT, *before, 9, 8]
+    assert found.input_ids[: found.n_tokens].tolist() == [*ids, *after[:2]]
+    assert after == engine(model, ids, GREEDY, 3)
 
 
-def sent_again(found, params):
-    tokens = found.generate(params, from_scores=True)
-    some(tokens, 3)
-    yield tokens.send([9, 8])
-    yield from tokens
+def test_what_is_sent_changes_no_noise():
+    """A token's noise is that of its place in the answer, whatever way it is generated."""
+    answers = []
+    for from_scores in (False, True):
+        tokens = context(small_model(), PROMPT).generate(DRAWN, from_scores=from_scores)
+        answers.append([*some(tokens, 3), tokens.send([9, 8]), *some(tokens, 2)])
+    assert answers[0] == answers[1]
 
 
 def test_a_sequence_that_is_changed_in_between_is_gone_on_with(model):
@@ -121,12 +139,26 @@ def test_a_sequence_that_is_changed_in_between_is_gone_on_with(model):
     assert found.n_tokens == 6
 
 
+def test_looking_at_scores_or_saving_changes_nothing(model):
+    answer = engine(model, PROMPT, GREEDY, 6)
+    found = context(model, PROMPT)
+    tokens = found.generate(GREEDY)
+    seen = []
+    for i in range(6):
+        seen.append(next(tokens))
+        if i % 2:
+            assert int(found.logits()[0].argmax()) == seen[-1]
+        if i % 3:
+            found.save()
+    assert seen == answer
+
+
 def test_property_cut_short_and_gone_on_with(model):
     """Whatever was generated, what follows the first tokens is what follows them alone."""
     found = context(model, PROMPT)
     rng = np.random.default_rng(1)
     for _ in range(6):
-        some(found.generate(PARAMS[1]), int(rng.integers(1, 5)))
+        some(found.generate(GREEDY), int(rng.integers(1, 5)))
         found.truncate(int(rng.integers(0, found.n_tokens)))
         found.eval(rng.integers(0, 97, rng.integers(1, 4)).tolist())
         ids = found.input_ids[: found.n_tokens].tolist()
@@ -140,7 +172,7 @@ def test_property_what_follows_a_saved_state_is_what_would_have_followed(model):
     other = context(model, [1, 2, 3])
     other.load(*saved)
     assert np.array_equal(found.logits(), other.logits())
-    assert some(found.generate(PARAMS[1]), 5) == some(other.generate(PARAMS[1]), 5)
+    assert some(found.generate(GREEDY), 5) == some(other.generate(GREEDY), 5)
     assert np.array_equal(found.logits(), other.logits())
 
 

@@ -85,10 +85,16 @@ def test_exact_answers(pair, tool):
     for method in ("completions", "chats"):
         call = "create_completion" if method == "completions" else "create_chat_completion"
         for asked, expected in golden[method]:
+            if llama.model_path == "prose-23m" and PLANS & asked.keys():
+                continue  # one model is enough, for the time of compiling
             found = tool.answer(llama, call, asked)
             if asked.get("stream"):  # where a text is empty it may be left out
                 expected, found = with_text(expected), with_text(found)
             compare(expected, found, noise(llama), str(asked))
+
+
+PLANS = {"repeat_penalty", "frequency_penalty", "logit_bias", "top_k"}
+"""What makes another program."""
 
 
 def with_text(chunks):
