@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.generation import QueueFull
 from gguf_jax.generation.setting import PromptTooLong
-from gguf_jax.server.worker import NotReady, TimedOut
+from gguf_jax.server.worker import EngineFailed, NotReady, TimedOut
 
 
 class Refusal(GGUFJaxError):
@@ -75,6 +75,8 @@ def add(app: FastAPI) -> None:
     async def refused(request: Request, error: GGUFJaxError) -> JSONResponse:
         if isinstance(error, (QueueFull, TimedOut)):
             return busy(str(error), 1)
+        if isinstance(error, EngineFailed):
+            return problem(500, str(error), "server_error")
         if isinstance(error, NotReady):
             return busy(str(error), 2)
         if isinstance(error, Refusal):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from concurrent.futures import Future
@@ -26,6 +27,10 @@ Load = Callable[[Callable[[float], None]], tuple[Any, Scheduler]]
 
 class NotReady(GGUFJaxError):
     """The model is being loaded, could not be loaded, or the server is going down."""
+
+
+class EngineFailed(GGUFJaxError):
+    """A program failed while requests were answered, for which none of them may be to blame."""
 
 
 class TimedOut(GGUFJaxError):
@@ -236,7 +241,9 @@ class Worker:
                 events = self.scheduler.step()
             except Exception as error:  # a program failed: everybody is told, nobody waits for ever
                 jobs = list(self._jobs.values())
-                self._hand_over([(job, GGUFJaxError(f"engine: {str(error).splitlines()[0]}")) for job in jobs])
+                why = next(iter(str(error).splitlines()), type(error).__name__)
+                logging.getLogger("gguf_jax").error("a step failed", exc_info=error)
+                self._hand_over([(job, EngineFailed(f"engine: {why}")) for job in jobs])
                 for job in jobs:
                     self._end(job)
                 self.scheduler.reset()

@@ -208,6 +208,21 @@ def test_an_answer_that_does_not_begin_in_time_fails(model, monkeypatch):
             assert time.monotonic() < deadline
 
 
+def test_a_step_that_fails_is_the_servers_fault(model, monkeypatch):
+    with client_of(model) as found:
+        scheduler = ready(found).app.state.worker.scheduler
+
+        def fail():
+            raise MemoryError
+
+        monkeypatch.setattr(scheduler, "step", fail)
+        answer = found.post("/v1/completions", json=ASKED)
+        assert (answer.status_code, answer.json()["error"]["message"]) == (500, "engine: MemoryError")
+        assert answer.json()["error"]["type"] == "server_error"
+        monkeypatch.undo()
+        assert found.post("/v1/completions", json=ASKED).status_code == 200
+
+
 def test_listening():
     with listening("127.0.0.1", 0) as one:
         port = one.getsockname()[1]
