@@ -71,6 +71,7 @@ class Run:
         }
         self.prompt, self.fills_in = prompt_tokens(llama, asked)
         self.tokens: list[int] = []
+        self._before = list(self.prompt)  # the tokens before the next one that is detokenized
         self.finish: FinishReason = "length"
         llama.context.check_prompt(self.prompt)
         bos = llama.token_bos()
@@ -110,13 +111,13 @@ class Run:
 
     def _drawn(self) -> Iterator[bool]:
         """Draws the answer; something may be handed out after each token, and (True) at the end."""
-        llama, asked = self.llama, self.asked
+        llama, asked, ends = self.llama, self.asked, self.llama.eog_ids
         llama.recall(self.prompt)
         with closing(
             llama.run(self.prompt, most=self.limit, from_scores=asked.logprobs is not None, **asked.drawing)
         ) as drawn:
             for token in drawn:
-                if token in llama.eog_ids:
+                if token in ends:
                     self.finish = "stop"
                     break
                 self.tokens.append(token)
@@ -133,8 +134,9 @@ class Run:
         llama.remember(self.prompt + self.tokens)
 
     def _piece(self, token: int) -> bytes:
-        before = self.prompt + self.tokens[:-1]
-        return self.llama.detokenize([token], prev_tokens=before, special=token in self.asked.shown)
+        piece = self.llama.detokenize([token], prev_tokens=self._before, special=token in self.asked.shown)
+        self._before.append(token)
+        return piece
 
     def _dict(
         self, text: str, scores: CompletionLogprobs | None, finish: FinishReason | None

@@ -273,14 +273,14 @@ class Context(Setting):
         plan = plan_for([params], self.config.vocab_size)
         drawn: list[int] = []
         tokens, sampler, _ = steps.choose(self.logits(), self._sampler(params, ()), plan=plan)
+        position: Any = np.array([self._n_tokens], np.int32)
         while True:
             more = self._n_tokens < self.ctx_size and (most is None or len(drawn) + 1 < most)
             following = tokens
             if more:
                 self._ahead = [-1]  # until it is known
-                position = np.array([self._n_tokens], np.int32)
                 cache, self._cache = self._cache, None  # donated: until the call returns nobody may read it
-                following, _, self._cache, sampler, _ = steps.decode(
+                following, position, self._cache, sampler, _ = steps.decode(
                     self.leaves,
                     tokens,
                     position,
@@ -290,7 +290,7 @@ class Context(Setting):
                     plan=plan,
                     span=self.span(self._n_tokens + 1),
                 )
-            token = int(tokens[0])
+            token = only(tokens)
             drawn.append(token)
             if more:
                 self._ahead = [token]
@@ -302,6 +302,7 @@ class Context(Setting):
             else:
                 self.eval([token, *(sent or ())])
                 tokens, sampler, _ = steps.choose(self.logits(), self._sampler(params, drawn), plan=plan)
+                position = np.array([self._n_tokens], np.int32)
 
     def _guessed(self, params: SamplingParams, draft: Guess) -> Tokens:
         """Guesses of what follows are run together with the last token; those that are what would have been drawn
@@ -309,7 +310,7 @@ class Context(Setting):
         plan = plan_for([params], self.config.vocab_size)
         tokens, sampler, _ = steps.choose(self.logits(), self._sampler(params, ()), plan=plan)
         drawn: list[int] = []
-        queue = [int(tokens[0])]
+        queue = [only(tokens)]
         while True:
             token = queue.pop(0)
             drawn.append(token)
@@ -318,7 +319,7 @@ class Context(Setting):
             if sent or changes != self._changes:
                 self.eval([token, *(sent or ())])
                 tokens, sampler, _ = steps.choose(self.logits(), self._sampler(params, drawn), plan=plan)
-                queue = [int(tokens[0])]
+                queue = [only(tokens)]
                 continue
             if queue:  # the cache holds it already
                 self._take([token])
@@ -372,7 +373,7 @@ class Context(Setting):
             allowed = np.zeros((1, -(-vocab // 32)), np.uint32)
             constraint.mask(allowed[0])
         tokens, sampler, _ = steps.choose(logits, sampler, allowed, plan=plan_for([params], vocab))
-        return int(tokens[0]), sampler
+        return only(tokens), sampler
 
     def _sampler(self, params: SamplingParams, drawn: Sequence[int]) -> Sampler:
         """The sampler after `drawn`. Penalties count what was drawn and not the prompt, as llama-cpp-python's do."""
@@ -440,3 +441,8 @@ class Context(Setting):
                 self.leaves, tokens, positions, last, logits, cache, spec=self.spec, span=span
             )
         return start + count
+
+
+def only(tokens: jax.Array) -> int:
+    """The one token of `[1]`, read on the host: to index on the device would be another program."""
+    return int(np.asarray(tokens)[0])

@@ -205,8 +205,7 @@ class Loaded:
         self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False
     ) -> bytes:
         """The text of ids; `special`: with the names of control tokens."""
-        before = None if prev_tokens is None else list(prev_tokens)
-        return self.tokenizer_.detokenize(list(tokens), prev_tokens=before, special=special)
+        return self.tokenizer_.detokenize(tokens, prev_tokens=prev_tokens, special=special)
 
     def text_of(self, tokens: Sequence[int]) -> str:
         """The text of ids, without bytes that are no UTF-8."""

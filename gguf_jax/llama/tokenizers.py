@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gguf_jax.errors import Unsupported
@@ -25,7 +26,9 @@ class BaseLlamaTokenizer(abc.ABC):
         """
 
     @abc.abstractmethod
-    def detokenize(self, tokens: list[int], prev_tokens: list[int] | None = None, special: bool = False) -> bytes:
+    def detokenize(
+        self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False
+    ) -> bytes:
         """The text of ids; `special`: with the names of control tokens. `prev_tokens`: those that stand before."""
 
 
@@ -39,7 +42,9 @@ class LlamaTokenizer(BaseLlamaTokenizer):
         """As the base class says. Bytes that are no UTF-8 count as U+FFFD."""
         return self._tokenizer.encode(text.decode("utf-8", "replace"), add_special=add_bos, parse_special=special)
 
-    def detokenize(self, tokens: list[int], prev_tokens: list[int] | None = None, special: bool = False) -> bytes:
+    def detokenize(
+        self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False
+    ) -> bytes:
         """As the base class says. A space at the beginning stays, unless BOS stands before it."""
         found = self._tokenizer.decode_bytes(tokens, skip_special=not special, at_start=False)
         begins = len(tokens) > 0 and tokens[0] == self._tokenizer.bos_id
@@ -69,10 +74,12 @@ class LlamaHFTokenizer(BaseLlamaTokenizer):
         """The ids; `special` says whether those that stand around a text are added, as llama-cpp-python has it."""
         return self.hf_tokenizer.encode(text.decode("utf-8", "ignore"), add_special_tokens=special)
 
-    def detokenize(self, tokens: list[int], prev_tokens: list[int] | None = None, special: bool = False) -> bytes:
+    def detokenize(
+        self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False
+    ) -> bytes:
         before = list(prev_tokens or ())
 
-        def text(ids: list[int]) -> bytes:
+        def text(ids: Sequence[int]) -> bytes:
             return self.hf_tokenizer.decode(ids, skip_special_tokens=not special).encode("utf-8", "ignore")
 
         return text([*before, *tokens])[len(text(before)) if before else 0 :]
