@@ -1,4 +1,23 @@
-"""llama-cpp-python's interface: `import gguf_jax.llama as llama_cpp`, or `from gguf_jax import Llama`."""
+"""llama-cpp-python's interface: `import gguf_jax.llama as llama_cpp`, or `from gguf_jax import Llama`.
+
+Compared with version 0.3.36, whose answers the tests hold. What is otherwise, on purpose:
+
+| what | there | here |
+|---|---|---|
+| `suffix` | token 0 stands around prompt and suffix | the file's tokens for that, or behind the answer, as documented |
+| an empty prompt | BOS counts as a token of the answer | it does not |
+| `logprobs` | need `logits_all=True` | only those of an echoed prompt do |
+| stop strings that end with one token | the first of the list | the one that begins first |
+| ids sent to `generate` | are dropped unless they are what would have been drawn | stand behind the last token |
+| `sample` with penalties | have no effect | count the evaluated tokens |
+| embeddings of several texts, token by token | the second's are read from within the first's | each text's own |
+| a template of the file, and `tools` | answers are text | calls are found, and enforced where `tool_choice` says so |
+| a text with a character that the vocabulary cannot spell | may end the process | is the unknown token |
+| formats "intel" and "snoozy" | write no system message, or half of it | as their models were trained |
+| `n_ctx` | rounded up to a multiple of 256 | as it is |
+| what is drawn with a seed | by C++'s generator of random numbers | by JAX's |
+| tail-free sampling, mirostat, images, "functionary" | ignored, or there | refused |
+"""
 
 from typing import Any
 

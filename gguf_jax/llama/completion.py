@@ -73,6 +73,7 @@ class Run:
         self.tokens: list[int] = []
         self._before = list(self.prompt)  # the tokens before the next one that is detokenized
         self.finish: FinishReason = "length"
+        self._first: float | None = None  # when the first token was there
         llama.context.check_prompt(self.prompt)
         bos = llama.token_bos()
         if self.prompt[:2] == [bos, bos]:
@@ -112,11 +113,13 @@ class Run:
     def _drawn(self) -> Iterator[bool]:
         """Draws the answer; something may be handed out after each token, and (True) at the end."""
         llama, asked, ends = self.llama, self.asked, self.llama.eog_ids
+        began = time.perf_counter()
         llama.recall(self.prompt)
         with closing(
             llama.run(self.prompt, most=self.limit, from_scores=asked.logprobs is not None, **asked.drawing)
         ) as drawn:
             for token in drawn:
+                self._first = self._first or time.perf_counter()
                 if token in ends:
                     self.finish = "stop"
                     break
@@ -130,8 +133,16 @@ class Run:
             else:  # a grammar has come to its end, or a criterion has ended it
                 self.finish = "stop"
         self.text.end()
+        self._note(began)
         yield True
         llama.remember(self.prompt + self.tokens)
+
+    def _note(self, began: float) -> None:
+        """Says how long it took. The first token waits for the prompt, and for what has to be compiled."""
+        first, count = self._first or time.perf_counter(), len(self.tokens)
+        after = max(time.perf_counter() - first, 1e-9)
+        rate = f", {(count - 1) / after:.1f} tokens/s behind it" if count > 1 else ""
+        self.llama.say(f"{len(self.prompt)} + {count} tokens, the first after {first - began:.2f} s{rate}")
 
     def _piece(self, token: int) -> bytes:
         piece = self.llama.detokenize([token], prev_tokens=self._before, special=token in self.asked.shown)

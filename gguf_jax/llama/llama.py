@@ -245,7 +245,7 @@ class Llama(Loaded):
             if not (same == len(tokens) == context.n_tokens and context.known):
                 same = min(same, len(tokens) - 1)  # the last one is run, for its logits
             if same > 0:
-                self._say(f"{same} of {len(tokens)} tokens of the prompt are there already")
+                self.say(f"{same} of {len(tokens)} tokens of the prompt are there already")
             context.truncate(max(same, 0))
             tokens = tokens[max(same, 0) :]
         context.eval(tokens, prompt=True)
@@ -283,7 +283,7 @@ class Llama(Loaded):
             seed = self._seed
             self.load_state(state)
             self._seed = seed
-            self._say("a cached state is gone on from")
+            self.say("a cached state is gone on from")
 
     def remember(self, tokens: Sequence[int]) -> None:
         if self.cache is not None:

@@ -122,7 +122,7 @@ class Loaded:
             self.chat_format = chat_format or self._usual_format()
             if self._context is not None:
                 self._handler = handler_for(self.chat_format, self.model.tokenizer)
-            self._say(f"chat format: {self.chat_format}")
+            self.say(f"chat format: {self.chat_format}")
 
     def _load(self, given: Mapping[str, Any]) -> tuple[Any, Context | None]:
         with gguf.read(given["model_path"]) as file:
@@ -146,7 +146,8 @@ class Loaded:
     def _usual_format(self) -> str:
         return DEFAULT if self.model.tokenizer.chat_template is not None else "llama-2"
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Writes a line to stderr, if `verbose`."""
         if self.verbose:
             print(f"llama: {line}", file=sys.stderr)
 

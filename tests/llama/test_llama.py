@@ -3,12 +3,14 @@
 import copy
 import json
 import pickle
+import re
 import warnings
 
 import numpy as np
 import pytest
 
 import gguf_jax as gj
+from gguf_jax import adapters
 from gguf_jax.checkpoint import tensors_of
 from gguf_jax.errors import GGUFError, GGUFJaxError, Unsupported
 from gguf_jax.generation import PromptTooLong
@@ -325,7 +327,9 @@ def test_caches_of_states(llm, tmp_path, kind, capsys):
         text(llm("She said", **GREEDY))
         llm.verbose = True
         assert text(llm(PROMPT, **GREEDY)) == plain
-        assert "a cached state is gone on from" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "llama: a cached state is gone on from" in said
+        assert re.search(r"llama: 6 \+ 8 tokens, the first after [\d.]+ s, [\d.]+ tokens/s behind it", said)
         assert [5, 6] not in cache
         with pytest.raises(KeyError):
             cache[[5, 6]]
@@ -434,6 +438,15 @@ def test_encoders_only_embed(tmp_path):
     for call in (lambda: found("the"), lambda: found.create_chat_completion([])):
         with pytest.raises(GGUFJaxError, match="an encoder, which only embeds"):
             call()
+
+
+def test_an_adapter(bundled, tmp_path):
+    rng = np.random.default_rng(0)
+    pair = tuple(np.float32(rng.standard_normal(shape)) for shape in ((2, 512), (512, 2)))
+    path = tmp_path / "style.gguf"
+    adapters.write_adapter(adapters.Adapter("style", "llama", 2.0, {"blk.0.attn_q.weight": pair}), path)
+    found = gj.Llama(str(bundled), lora_path=str(path), lora_scale=0.5, **SIZES)
+    assert [each.scale for each in adapters.attached(found.model).values()] == [0.5]
 
 
 def test_pickled_and_closed(bundled):
