@@ -9,11 +9,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from gguf_jax.errors import GGUFError, GGUFJaxError
+from gguf_jax.errors import GGUFError
 from gguf_jax.gguf.text import shown
 from gguf_jax.llama import log_probs
 from gguf_jax.llama.answer_text import AnswerText
@@ -44,8 +45,11 @@ class Asked:
     def __post_init__(self) -> None:
         if self.suffix is not None and not isinstance(self.suffix, str):
             raise GGUFError(f"suffix: expected a text or None, found {shown(self.suffix)}")
-        if self.logprobs is not None and self.logprobs < 0:
-            raise GGUFError(f"logprobs: expected at least 0, found {self.logprobs}")
+        for name, least in (("logprobs", 0), ("max_tokens", None)):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, Integral) or (least is not None and value < least)):
+                expected = "an integer" if least is None else f"an integer of at least {least}"
+                raise GGUFError(f"{name}: expected {expected}, found {shown(value)}")
 
     @property
     def stops(self) -> list[str]:
@@ -188,6 +192,17 @@ class Run:
         )
 
 
+def ids_of(tokens: Any, expected: str = "tokens: expected token ids") -> list[int]:
+    """Integers, from a list or an array. Raises GGUFError, which begins with `expected`, where they are none."""
+    try:
+        found = np.asarray(tokens)
+    except ValueError:  # lists of several lengths
+        found = np.zeros((0, 0))
+    if found.ndim != 1 or (found.size and not np.issubdtype(found.dtype, np.integer)):
+        raise GGUFError(f"{expected}, found {shown(tokens)}")
+    return cast("list[int]", found.tolist())
+
+
 def prompt_tokens(llama: Llama, asked: Asked) -> tuple[list[int], bool]:
     """The ids of a prompt, and whether the model itself fills in what stands before `suffix`.
 
@@ -196,10 +211,7 @@ def prompt_tokens(llama: Llama, asked: Asked) -> tuple[list[int], bool]:
     """
     prompt = asked.prompt
     if not isinstance(prompt, str):
-        prompt = np.asarray(prompt)
-        if prompt.ndim != 1 or (prompt.size and not np.issubdtype(prompt.dtype, np.integer)):
-            raise GGUFJaxError(f"prompt: expected a text or token ids, found {shown(asked.prompt)}")
-        prompt = prompt.tolist()
+        prompt = ids_of(prompt, "prompt: expected a text or token ids")
     marks = [mark for role in ("pre", "suf", "mid") if (mark := llama.fim_ids.get(role)) is not None]
     if asked.suffix is None or len(marks) < 3:
         if isinstance(prompt, str):

@@ -6,17 +6,20 @@ import random
 import secrets
 from collections import deque
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 
 from gguf_jax import embeddings
 from gguf_jax.errors import GGUFError, GGUFJaxError
+from gguf_jax.generation.constraint import Constraint
 from gguf_jax.generation.request import common
 from gguf_jax.generation.sampling import SamplingParams
+from gguf_jax.gguf.text import shown
 from gguf_jax.llama import log_probs, options, pretrained
 from gguf_jax.llama.chat import ChatAnswer
-from gguf_jax.llama.completion import Asked, Prompt, Run
+from gguf_jax.llama.completion import Asked, Prompt, Run, ids_of
 from gguf_jax.llama.drawing import sampling_params
 from gguf_jax.llama.grammar import LlamaGrammar
 from gguf_jax.llama.loaded import LLAMA_DEFAULT_SEED, Loaded
@@ -137,7 +140,7 @@ class Llama(Loaded):
         return deque(rows.tolist(), maxlen=self.n_ctx() if self.context.all_scores else 1)
 
     def set_seed(self, seed: int) -> None:
-        self._seed = seed
+        self._seed = checked_seed(seed)
 
     def set_cache(self, cache: BaseLlamaCache | None) -> None:
         """States of completions, which those that begin alike go on from."""
@@ -154,7 +157,7 @@ class Llama(Loaded):
             ContextFull: there is no room for them.
             GGUFJaxError: an id is not in the vocabulary.
         """
-        self.context.eval(tokens)
+        self.context.eval(ids_of(tokens))
 
     def sample(
         self,
@@ -181,7 +184,7 @@ class Llama(Loaded):
         `grammar` is one of a whole answer, of which this is the first token.
         """
         params = self._params(locals())
-        constraint = None if grammar is None else grammar.constraint(self.model.tokenizer)
+        constraint = self._constraint(grammar)
         return self.context.sample(params, index=idx, processor=logits_processor, constraint=constraint)
 
     def generate(
@@ -218,7 +221,7 @@ class Llama(Loaded):
             Unsupported: tail-free sampling or mirostat are asked for.
         """
         params = self._params(locals())
-        return self._run(list(tokens), params, reset, logits_processor, stopping_criteria, grammar)
+        return self._run(ids_of(tokens), params, reset, logits_processor, stopping_criteria, grammar)
 
     def run(
         self, tokens: Sequence[int], *, most: int, from_scores: bool, **drawing: Any
@@ -239,7 +242,7 @@ class Llama(Loaded):
         **more: Any,
     ) -> Generator[int, Sequence[int] | None, None]:
         context = self.context
-        constraint = None if grammar is None else grammar.constraint(self.model.tokenizer)
+        constraint = self._constraint(grammar)
         if reset:
             same = common(self._input_ids.tolist(), tokens)
             if not (same == len(tokens) == context.n_tokens and context.known):
@@ -253,8 +256,15 @@ class Llama(Loaded):
             params, processor=processor, criteria=criteria, constraint=constraint, draft=self._guess, **more
         )
 
+    def _constraint(self, grammar: LlamaGrammar | None) -> Constraint | None:
+        if grammar is None:
+            return None
+        if not isinstance(grammar, LlamaGrammar):
+            raise GGUFError(f"grammar: expected a LlamaGrammar, found {shown(grammar)}")
+        return grammar.constraint(self.model.tokenizer)
+
     def _params(self, asked: Mapping[str, Any]) -> SamplingParams:
-        seed = secrets.randbits(64) if self._seed == LLAMA_DEFAULT_SEED else self._seed % 2**64
+        seed = secrets.randbits(64) if self._seed in (LLAMA_DEFAULT_SEED, -1) else self._seed % 2**64
         return sampling_params(asked, seed, self.last_n_tokens_size)
 
     # ---- states ----
@@ -356,7 +366,7 @@ class Llama(Loaded):
         **asked: Any,
     ) -> CreateCompletionResponse | Iterator[CreateCompletionResponse]:
         """`create_completion`, with control tokens that are `shown` in its text."""
-        self._seed = random.Random(self._seed).randint(0, 2**32) if seed is None else seed
+        self._seed = random.Random(self._seed).randint(0, 2**32) if seed is None else checked_seed(seed)
         names = Asked.__dataclass_fields__.keys() & asked.keys()
         drawing = {"temp": temperature} | {name: value for name, value in asked.items() if name not in names}
         # a stream's parameters are checked now as well, and not when its first chunk is asked for
@@ -492,6 +502,12 @@ class Llama(Loaded):
     def longest_token_prefix(a: Sequence[int], b: Sequence[int]) -> int:
         """How many tokens both begin with."""
         return common(a, b)
+
+
+def checked_seed(seed: Any) -> int:
+    if not isinstance(seed, Integral):
+        raise GGUFError(f"seed: expected an integer, found {shown(seed)}")
+    return int(seed)
 
 
 class EmbeddingOff(GGUFJaxError, RuntimeError):

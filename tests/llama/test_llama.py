@@ -160,9 +160,12 @@ def test_limits(llm):
         (dict(repeat_penalty=0.0), "repeat_penalty"),
         (dict(temperature="hot"), "temperature"),
         (dict(suffix=3), "suffix: expected a text"),
-        (dict(logprobs=-1), "logprobs: expected at least 0"),
+        (dict(logprobs=-1), "logprobs: expected an integer of at least 0"),
         (dict(grammar=LlamaGrammar.from_string("root ::= (")), "grammar: "),
         (dict(stop=[3]), "stop: expected"),
+        (dict(max_tokens="many"), "max_tokens: expected an integer, found"),
+        (dict(seed="x"), "seed: expected an integer"),
+        (dict(grammar="root ::= x"), "grammar: expected a LlamaGrammar"),
     ],
 )
 def test_bad_requests(llm, asked, message):
@@ -266,6 +269,9 @@ def test_generate_with_ids(llm):
     assert llm.sample(temp=0.0, idx=llm.n_tokens - 1) == answer[0]
     with pytest.raises(GGUFJaxError, match="logits_all"):
         llm.sample(idx=0)
+    for tokens in ([1.5], ["a"], [[1], [2, 3]], 5):
+        with pytest.raises(GGUFJaxError, match="tokens: expected token ids"):
+            llm.eval(tokens)
     with pytest.raises(RuntimeError, match="at most 768 tokens"):
         llm.eval([1] * 768)
 
