@@ -4,7 +4,8 @@ The scheduler takes requests as ever, and answers each at once with the token th
 
 | variable | meaning |
 |---|---|
-| `GGUF_JAX_FUZZ` | examples of each route and kind, 12 unless set; where it is set, the model answers |
+| `GGUF_JAX_FUZZ` | examples of each route and kind; 12 unless set |
+| `GGUF_JAX_FUZZ_MODEL` | `1`: the model answers after all |
 """
 
 import os
@@ -42,7 +43,7 @@ def client():
     model.tokenizer.chat_templates = {"": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"}
     with client_of(model, ctx_size=64) as found:
         ready(found)
-        if "GGUF_JAX_FUZZ" not in os.environ:
+        if os.environ.get("GGUF_JAX_FUZZ_MODEL") != "1":
             answer_at_once(found.app.state.worker.scheduler)
         yield found
 
