@@ -25,7 +25,8 @@ from gguf_jax.formats.ggml_type import GGMLType
 from gguf_jax.llama.chat import ChatFormatterResponse, Jinja2ChatFormatter, LlamaChatCompletionHandler
 from gguf_jax.llama.context import ContextFull
 from gguf_jax.llama.grammar import LlamaGrammar
-from gguf_jax.llama.llama import LLAMA_DEFAULT_SEED, Llama
+from gguf_jax.llama.llama import Llama
+from gguf_jax.llama.loaded import LLAMA_DEFAULT_SEED
 from gguf_jax.llama.processors import (
     LogitsProcessor,
     LogitsProcessorList,

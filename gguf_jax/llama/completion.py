@@ -10,14 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, cast
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from gguf_jax.errors import GGUFError
 from gguf_jax.gguf.text import shown
 from gguf_jax.llama import log_probs
 from gguf_jax.llama.answer_text import AnswerText
+from gguf_jax.llama.checked import ids_of
 from gguf_jax.llama.types import CompletionLogprobs, CreateCompletionResponse, FinishReason
 
 if TYPE_CHECKING:
@@ -190,17 +189,6 @@ class Run:
                 for place, token in enumerate(every[start:], start)
             ]
         )
-
-
-def ids_of(tokens: Any, expected: str = "tokens: expected token ids") -> list[int]:
-    """Integers, from a list or an array. Raises GGUFError, which begins with `expected`, where they are none."""
-    try:
-        found = np.asarray(tokens)
-    except ValueError:  # lists of several lengths
-        found = np.zeros((0, 0))
-    if found.ndim != 1 or (found.size and not np.issubdtype(found.dtype, np.integer)):
-        raise GGUFError(f"{expected}, found {shown(tokens)}")
-    return cast("list[int]", found.tolist())
 
 
 def prompt_tokens(llama: Llama, asked: Asked) -> tuple[list[int], bool]:
