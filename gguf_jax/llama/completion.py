@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-from gguf_jax.errors import GGUFError
+from gguf_jax.errors import GGUFError, GGUFJaxError
 from gguf_jax.gguf.text import shown
 from gguf_jax.llama import log_probs
 from gguf_jax.llama.answer_text import AnswerText
@@ -132,13 +132,21 @@ class Run:
                     break
                 if len(self.tokens) >= self.limit:
                     break
+                changes = llama.context.changes
                 yield False
+                if llama.context.changes != changes:
+                    self._check_sequence()
             else:  # a grammar has come to its end, or a criterion has ended it
                 self.finish = "stop"
         self.text.end()
         self._note(began)
         yield True
         llama.remember(self.prompt + self.tokens)
+
+    def _check_sequence(self) -> None:
+        """Raises GGUFJaxError where somebody has put another sequence in place of this answer's."""
+        if self.llama.context.ids() != self.prompt + self.tokens[:-1]:
+            raise GGUFJaxError("stream: expected the model for itself until it ends, found it used for something else")
 
     def _note(self, began: float) -> None:
         """Says how long it took. The first token waits for the prompt, and for what has to be compiled."""

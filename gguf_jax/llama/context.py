@@ -75,6 +75,15 @@ class Context(Setting):
         return self._cache is None or self._cache.rewinds
 
     @property
+    def changes(self) -> int:
+        """Another number whenever the sequence may have changed, but for what a generation draws."""
+        return self._changes
+
+    def ids(self) -> list[int]:
+        """The tokens of the sequence."""
+        return self.input_ids[: self._n_tokens].tolist()
+
+    @property
     def known(self) -> bool:
         """Whether the logits behind the last token are there."""
         return self._last is not None
@@ -197,9 +206,8 @@ class Context(Setting):
     ) -> int:
         """A token behind the last one (or the one at `index`), which is not evaluated. Penalties count the tokens that
         are there."""
-        ids = self.input_ids[: self._n_tokens].tolist()
         logits = self.logits() if index is None else self.scores_at(index)
-        return self._choose(logits, self._sampler(params, ids), params, processor, constraint)[0]
+        return self._choose(logits, self._sampler(params, self.ids()), params, processor, constraint)[0]
 
     def generate(
         self,

@@ -82,7 +82,14 @@ def test_a_stream_that_is_left_is_no_obstacle(llm):
     assert text(next(stream)) == ","
     assert text(llm("She said", **GREEDY))
     assert text(llm(PROMPT, **GREEDY)) == first
-    stream.close()
+    with pytest.raises(GGUFJaxError, match="found it used for something else"):
+        next(stream)
+    stream = llm(PROMPT, stream=True, **GREEDY)
+    pieces = []
+    for chunk in stream:
+        pieces.append(text(chunk))
+        llm.save_state(), llm.scores
+    assert "".join(pieces) == first
 
 
 def test_seeds(llm):
