@@ -95,6 +95,8 @@ def prepare(
     for name in extra:
         if name in RESERVED:
             raise ToolError(f"variables: expected others than {name!r}, which has its own argument")
+    if not messages:
+        raise ToolError("messages: expected at least one, found none")
     known = read_tools(tools)
     choice, callable_ = read_choice(tool_choice, known)
     history = any(each.get("tool_calls") or each.get("role") == "tool" for each in messages)

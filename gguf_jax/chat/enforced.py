@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from gguf_jax.chat.forms import SLOT, Form
 from gguf_jax.chat.reader import THOUGHT
 from gguf_jax.chat.tools import Tool
-from gguf_jax.grammars import JSON_OPTIONS, closed
+from gguf_jax.grammars import embedded
 
 
 class Special(Protocol):
@@ -159,10 +159,7 @@ def _quoted(text: str) -> str:
 
 def _json(schema: Any, strict: bool) -> str:
     """A schema within a grammar. What cannot be enforced of one that is not strict is left to the model."""
-    if not isinstance(schema, Mapping):
-        schema = {}
-    options = {**JSON_OPTIONS, "lenient": not strict}
-    return f"%json {json.dumps({**closed(schema), 'x-guidance': options})}"
+    return embedded(schema if isinstance(schema, Mapping) else {}, lenient=not strict)
 
 
 def thinks(text: str) -> bool:

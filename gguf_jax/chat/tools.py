@@ -114,6 +114,8 @@ def new_id() -> str:
 def read_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[Tool]:
     """OpenAI's `tools`. Raises ToolError."""
     found: list[Tool] = []
+    if tools is not None and (not isinstance(tools, Sequence) or isinstance(tools, str)):
+        raise ToolError(f"tools: expected a list, found {shown(tools)}")
     if tools is not None and len(tools) > MOST_TOOLS:
         raise ToolError(f"tools: expected at most {MOST_TOOLS}, found {len(tools)}")
     for i, each in enumerate(tools or ()):

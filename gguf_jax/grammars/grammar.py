@@ -43,6 +43,7 @@ def compile(
         Unsupported: llguidance is not installed, or no token ends an answer.
     """
     where = where or kind
+    library()
     text = translated(kind, source, where)
     vocabulary = vocabulary_of(tokenizer)
     found = _with_stack(lambda: _matcher(vocabulary, text))

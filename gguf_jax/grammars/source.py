@@ -42,20 +42,25 @@ def library() -> Any:
 
 
 def translated(kind: Kind, source: str | Mapping[str, Any] | bool | None, where: str) -> str:
-    """A grammar in llguidance's form. Raises GrammarError for what is seen to be wrong without its parser."""
+    """A grammar in llguidance's Lark. Raises GrammarError for what is seen to be wrong without its parser."""
     if kind not in KINDS:
         raise GrammarError(f"{where}: expected a kind of grammar among {', '.join(KINDS)}, found {kind!r}")
     if kind not in ("json_schema", "json_object") and not isinstance(source, str):
         raise GrammarError(f"{where}: expected a text, found {type(source).__name__}")
     if isinstance(source, str) and len(source) > MOST_CHARACTERS:
         raise GrammarError(f"{where}: expected at most {MOST_CHARACTERS} characters, found {len(source)}")
-    return KINDS[kind](source, where)
+    return KINDS[kind](source, where) + UNFORCED
+
+
+UNFORCED = '\n%llguidance {"no_forcing": true}\n'
+"""The last of such lines counts. Without it llguidance looks for all the text that an answer must go on with, and looks
+for ever where that has no end, as in `/a+/ /a+/`."""
 
 
 def complaint(kind: Kind, source: object, message: str) -> str:
     """What llguidance says of a grammar, as one line: the place first, as far as it is one of the user's source."""
     place = ""
-    if kind in ("lark", "gbnf") and (found := re.match(r"(?:at )?(\d+)\((\d+)\): ", message)):
+    if found := re.match(r"(?:at )?(\d+)\((\d+)\): ", message):
         message = message[found.end() :]
         place = f"line {found[1]}, column {found[2]}: " if kind == "lark" else ""
     if found := re.search(r"regex parse error:\n    (.*)\n    ( *)\^+\nerror: (.*)", message):
@@ -63,6 +68,9 @@ def complaint(kind: Kind, source: object, message: str) -> str:
         regex, what = found[1], found[3]
         place += f"column {column}: " if kind == "regex" else f"regex {_short(regex)}: column {column}: "
         return place + what
+    if "recursion limit exceeded" in message:
+        return LEVELS
+    message = message.removeprefix("failed to compile JSON schema: ")
     message = re.sub(r"\n +\d+ \| .*", "", message, flags=re.DOTALL)  # the line that is wrong, with an arrow under it
     message = printable(" ".join(message.split()))
     return place + (message if len(message) <= 400 else message[:397] + "...")
@@ -83,7 +91,7 @@ def _json_schema(source: Any, where: str) -> str:
     if not isinstance(source, (Mapping, bool)):
         raise GrammarError(f"{where}: expected a schema, which is an object, found {type(source).__name__}")
     try:
-        schema = {} if source is True else closed(source)
+        schema = {} if source is True else source
         text = json.dumps(schema, allow_nan=False)
     except RecursionError as error:
         raise GrammarError(f"{where}: {LEVELS}") from error
@@ -92,10 +100,13 @@ def _json_schema(source: Any, where: str) -> str:
     if len(text) > MOST_CHARACTERS:
         raise GrammarError(f"{where}: expected at most {MOST_CHARACTERS} characters of JSON, found {len(text)}")
     _check_multiples(schema, where)
-    try:
-        return library().LLMatcher.grammar_from_json_schema(text, overrides=JSON_OPTIONS)
-    except ValueError as error:  # of what is JSON only its depth is refused
-        raise GrammarError(f"{where}: {LEVELS}") from error
+    return f"start: {embedded(schema)}"
+
+
+def embedded(schema: Mapping[str, Any] | bool, lenient: bool = False) -> str:
+    """A schema as a part of a Lark grammar. Lenient: what cannot be enforced of it is passed over."""
+    options = {"x-guidance": {**JSON_OPTIONS, "lenient": lenient}}
+    return f"%json {json.dumps({**closed(schema), **options} if isinstance(schema, Mapping) else schema)}"
 
 
 def _json_object(source: Any, where: str) -> str:
@@ -105,7 +116,7 @@ def _json_object(source: Any, where: str) -> str:
 
 
 def _regex(source: Any, where: str) -> str:
-    return library().LLMatcher.grammar_from_regex(source)
+    return f"start: /{library().regex_to_lark(source)}/"
 
 
 def _lark(source: Any, where: str) -> str:
@@ -115,7 +126,7 @@ def _lark(source: Any, where: str) -> str:
         except (ValueError, RecursionError):  # llguidance says what is wrong with it
             continue
         _check_multiples(schema, where)
-    return library().LLMatcher.grammar_from_lark(source)
+    return source
 
 
 def _gbnf(source: Any, where: str) -> str:
@@ -137,7 +148,7 @@ def _gbnf(source: Any, where: str) -> str:
         raise GrammarError(f"{where}: {place}{message}") from error
     if len(text) > 4 * MOST_CHARACTERS:
         raise GrammarError(f"{where}: expected a grammar that is at most {4 * MOST_CHARACTERS} characters of Lark")
-    return library().LLMatcher.grammar_from_lark(text)
+    return text
 
 
 def _line_and_column(text: str, at: int) -> str:

@@ -251,14 +251,34 @@ def test_a_long_chain_does_not_overflow_the_stack(kind, tokenizer):
     assert follows(grammars.compile("lark", "\n".join(lines), tokenizer), tokenizer, "xy") == (True, True)
 
 
+TOO_MUCH = "\n".join(
+    [
+        'start: "x" later',
+        f"later: {' | '.join(f'r{i}' for i in range(2500))}",
+        *(f'r{i}: s "{i}"' for i in range(2500)),
+        's: "y"',
+    ]
+)
+"""A grammar whose parser needs more than it may once there is an `x`."""
+
+
+@pytest.mark.parametrize(
+    "source", ["/a+/ /a+/", 'x\nx: "[" x', '%json {"type": "array", "items": {"$ref": "#"}, "minItems": 1}']
+)
+def test_a_text_that_goes_on_for_ever_is_not_looked_for(source, tokenizer):
+    for more in ("", '\n%llguidance {"no_forcing": false}'):
+        constraint = grammars.compile("lark", f"start: {source}{more}", tokenizer).constraint()
+        for _ in range(20):
+            assert not constraint.accept(int(allowed(constraint, tokenizer.vocab_size)[0]))
+
+
 def test_what_outgrows_its_limits_ends_alone(tokenizer):
-    constraint = grammars.compile("regex", "((((a{100}){100}){100}){100}){100}", tokenizer).constraint()
-    token = tokenizer.encode("a", add_special=False)[0]
+    constraint = grammars.compile("lark", TOO_MUCH, tokenizer).constraint()
+    assert len(allowed(constraint, tokenizer.vocab_size)) == 1
 
     def go_on():
-        for _ in range(3):
-            constraint.accept(token)
-            allowed(constraint, tokenizer.vocab_size)
+        constraint.accept(tokenizer.encode("x", add_special=False)[0])
+        allowed(constraint, tokenizer.vocab_size)
 
     with pytest.raises(GGUFJaxError, match=r"^grammar: the answer could not be gone on with: ") as error:
         go_on()

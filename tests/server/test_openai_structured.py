@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 import gguf_jax as gj
 from gguf_jax.server.app import make_app
 from gguf_jax.server.settings import Settings
+from tests.grammars.test_grammars import TOO_MUCH
 from tests.server.scripted import Scripted
 from tests.server.serving import client_of, ready
 
@@ -360,7 +361,7 @@ def test_what_is_wrong(case, official):
 
 def test_what_outgrows_its_limits_ends_alone(official):
     """A grammar that is too much for its parser in the midst of an answer: one error, and the next answer is right."""
-    grammar = "%llguidance {}\nstart: /((((a{100}){100}){100}){100}){100}/"
+    grammar = f"%llguidance {{}}\n{TOO_MUCH}"
     with pytest.raises(openai.APIError, match="the answer could not be gone on with"):
         said(official, extra_body={"grammar": grammar})
     with pytest.raises(openai.APIError, match="the answer could not be gone on with"):
