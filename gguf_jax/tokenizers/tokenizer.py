@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol, Self
 
+import numpy as np
+
 from gguf_jax.errors import GGUFJaxError, Unsupported
 from gguf_jax.gguf.text import shown
 from gguf_jax.tokenizers import chat_template, fields
@@ -307,8 +309,12 @@ class Tokenizer:
 
     def _visible_bytes(self, id: int) -> bytes:
         """`token_bytes`, without those of control and unknown tokens."""
-        hidden = self.is_control(id) or self._vocabulary.types[id] == TokenType.UNKNOWN
-        return b"" if hidden else self.token_bytes(id)
+        return b"" if self._hidden[self._checked(id)] else self.token_bytes(id)
+
+    @cached_property
+    def _hidden(self) -> bytes:
+        """Of each token whether it is no part of a text: asked for every one that is generated."""
+        return (self._special.control | (np.asarray(self._vocabulary.types) == TokenType.UNKNOWN)).tobytes()
 
     @cached_property
     def _backend(self) -> Encoder:
