@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import abc
 import hashlib
-import io
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from gguf_jax import gguf
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.generation.request import common
-from gguf_jax.gguf.atomic import replacing
 from gguf_jax.gguf.text import printable
 
 DEFAULT_CAPACITY = 2 << 30
@@ -110,10 +109,8 @@ LlamaCache = LlamaRAMCache
 
 
 class LlamaDiskCache(BaseLlamaCache):
-    """States as files of a folder, one each, `.npz` without pickled objects: whatever lies there is only numbers.
-
-    Several processes may share a folder: a file is complete or not there.
-    """
+    """States as files of a folder: GGUF files, so that what lies there is bounded as any file is, and complete or not
+    there."""
 
     def __init__(self, cache_dir: str = ".cache/llama_cache", capacity_bytes: int = DEFAULT_CAPACITY) -> None:
         super().__init__(capacity_bytes)
@@ -128,35 +125,21 @@ class LlamaDiskCache(BaseLlamaCache):
         return sum(entry.stat().st_size for entry in self._files())
 
     def __getitem__(self, key: Sequence[int]) -> LlamaState:
-        keys = {tuple(self._load(entry.path, "input_ids").tolist()): entry.path for entry in self._files()}
+        keys = {tokens_of(entry.path): entry.path for entry in self._files()}
         found = longest(keys, key)
         if found is None:
             raise KeyError("no state begins with these tokens")
-        path = keys[found]
-        os.utime(path)
-        names = ("input_ids", "scored", "rows", "llama_state", "seed")
-        ids, scored, rows, state, seed = (self._load(path, name) for name in names)
-        return LlamaState(ids, scored, rows, state.tobytes(), int(seed))
+        os.utime(keys[found])
+        return read_state(keys[found])
 
     def __contains__(self, key: Sequence[int]) -> bool:
-        return any(common(self._load(entry.path, "input_ids").tolist(), key) for entry in self._files())
+        return any(common(tokens_of(entry.path), key) for entry in self._files())
 
     def __setitem__(self, key: Sequence[int], value: LlamaState) -> None:
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            input_ids=value.input_ids,
-            scored=value.scored,
-            rows=value.rows,
-            llama_state=np.frombuffer(value.llama_state, np.uint8),
-            seed=np.int64(value.seed),
-        )
-        content = buffer.getbuffer()
-        if content.nbytes > self.capacity_bytes:
+        if value.llama_state_size > self.capacity_bytes:
             return
         name = hashlib.sha256(np.asarray(key, np.int64).tobytes()).hexdigest()[:32]
-        with replacing(os.path.join(self.cache_dir, f"{name}.npz"), content.nbytes) as file:
-            file.write(content)
+        write_state(os.path.join(self.cache_dir, f"{name}{SUFFIX}"), value)
         entries = sorted(self._files(), key=lambda entry: entry.stat().st_mtime_ns)
         size = self.cache_size
         for entry in entries:
@@ -167,14 +150,46 @@ class LlamaDiskCache(BaseLlamaCache):
 
     def _files(self) -> Iterator[os.DirEntry[str]]:
         with os.scandir(self.cache_dir) as entries:
-            yield from (entry for entry in entries if entry.name.endswith(".npz"))
+            yield from (entry for entry in entries if entry.name.endswith(SUFFIX))
 
-    def _load(self, path: str, name: str) -> np.ndarray:
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return arrays[name]
-        except (OSError, ValueError, KeyError) as error:
-            raise GGUFJaxError(f"{printable(path)}: expected a state, found {printable(str(error))}") from None
+
+SUFFIX = ".state"
+KIND = "gguf_jax.state"
+
+
+def write_state(path: str, state: LlamaState) -> None:
+    """Writes a state, as a whole or not at all."""
+    metadata = {
+        "general.architecture": KIND,
+        f"{KIND}.input_ids": state.input_ids.astype(np.int32),
+        f"{KIND}.vocab_size": state.rows.shape[1],
+        f"{KIND}.seed": str(state.seed),
+    }
+    tensors: dict[str, np.ndarray] = {"llama_state": np.frombuffer(state.llama_state, np.int8)}
+    if len(state.scored):
+        tensors |= {"scored": state.scored.astype(np.int64), "rows": state.rows}
+    gguf.write(path, metadata, tensors)
+
+
+def read_state(path: str) -> LlamaState:
+    """A state from a file. Raises GGUFJaxError where it holds none."""
+    with gguf.read(path, shards=False) as file:
+        ids, vocab, seed = (file.metadata.get(f"{KIND}.{name}") for name in ("input_ids", "vocab_size", "seed"))
+        arrays = {name: np.array(view.dequantize()) for name, view in file.tensors.items()}
+    match ids, vocab, seed, arrays.get("llama_state"), arrays.get("scored", np.zeros(0, np.int64)):
+        case np.ndarray(), int(), str(), np.ndarray(dtype=np.int8) as state, np.ndarray(dtype=np.int64) as scored:
+            rows = arrays["rows"] if "rows" in arrays else np.zeros((0, vocab), np.float32)
+            return LlamaState(ids, scored, rows, state.tobytes(), int(seed) if seed.isdecimal() else 0)
+    raise GGUFJaxError(f"{printable(path)}: expected a state, found another GGUF file")
+
+
+def tokens_of(path: str) -> tuple[int, ...]:
+    """The tokens of a state in a file. Raises GGUFJaxError where it holds none."""
+    with gguf.read(path, shards=False) as file:
+        ids = file.metadata.get(f"{KIND}.input_ids")
+    if not isinstance(ids, np.ndarray) or not np.issubdtype(ids.dtype, np.integer):
+        raise GGUFJaxError(f"{printable(path)}: expected a state, found another GGUF file")
+    return tuple(ids.tolist())
 
 
 def longest(keys: Iterable[tuple[int, ...]], key: Sequence[int]) -> tuple[int, ...] | None:

@@ -370,9 +370,13 @@ def test_the_oldest_states_go(llm, tmp_path):
         cache[[3]] = kept
         assert [[n] in cache for n in (1, 2, 3)] == [True, False, True]
         assert cache.cache_size <= cache.capacity_bytes
-    (tmp_path / "states" / "bad.npz").write_bytes(b"PK nonsense")
-    with pytest.raises(GGUFJaxError, match=r"bad\.npz: expected a state"):
+    (tmp_path / "states" / "bad.state").write_bytes(b"PK nonsense")
+    with pytest.raises(GGUFJaxError, match=r"bad\.state: "):
         cache[[1]]
+    for keys, tensors in (({}, {}), ({"gguf_jax.state.input_ids": np.array([1])}, {"llama_state": np.ones(3)})):
+        gj.write(tmp_path / "states" / "bad.state", {"general.architecture": "x"} | keys, tensors)
+        with pytest.raises(GGUFJaxError, match=r"bad\.state: expected a state, found another GGUF file"):
+            cache[[1]]
 
 
 def test_a_draft_model_changes_nothing(bundled, llm):
