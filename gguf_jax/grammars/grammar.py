@@ -88,6 +88,10 @@ class GrammarConstraint:
         self._check()
         into[: len(bits)] = bits[: len(into)]
         into[len(bits) :] = 0
+        if not into.any():  # no token is spelled as what must follow
+            raise GGUFJaxError(
+                "grammar: the answer could not be gone on with: expected a token, found none that may follow"
+            )
 
     def accept(self, token: int) -> bool:
         if token in self._end_ids:

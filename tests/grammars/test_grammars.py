@@ -156,6 +156,12 @@ def test_every_end_of_generation_ends_it():
     constraint = grammars.compile("regex", "ab", tokenizer).constraint()
     constraint.accept(4)
     assert set(allowed(constraint, 40)) == {5}
+    unspeakable = grammars.compile("regex", "ac", tokenizer).constraint()
+    unspeakable.accept(4)
+    with pytest.raises(GGUFJaxError, match="could not be gone on with"):
+        allowed(unspeakable, 40)
+    with pytest.raises(grammars.GrammarError, match="expected a grammar that some text matches"):
+        grammars.compile("regex", "c", tokenizer)
 
 
 def test_sentencepieces_are_allowed_by_their_bytes():
