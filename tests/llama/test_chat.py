@@ -212,6 +212,8 @@ def test_objects_of_the_openai_package(llm):
     chunks = list(llm.create_chat_completion_openai_v1(stream=True, **asked))
     assert all(isinstance(chunk, types.ChatCompletionChunk) for chunk in chunks)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == answer.choices[0].message.content
+    calls = llm.create_chat_completion_openai_v1(MESSAGES, tools=TOOLS, tool_choice=NAMED, max_tokens=3, stream=True)
+    assert all(isinstance(chunk, types.ChatCompletionChunk) for chunk in calls)
 
 
 @pytest.mark.parametrize(
