@@ -63,7 +63,7 @@ async def closed(streams: Sequence[AsyncGenerator[list[Piece]] | Begun]) -> None
             stack.push_async_callback(stream.aclose)
 
 
-async def embedded(worker: Worker, texts: list[str]) -> np.ndarray:
+async def embedded(worker: Worker, texts: Sequence[str | list[int]]) -> np.ndarray:
     from gguf_jax.embeddings import embed
 
     tokenizer_of(worker)

@@ -199,8 +199,14 @@ class Embeddings(BaseModel):
     """POST /v1/embeddings."""
 
     model: Annotated[str, Field(max_length=512)] | None = None
-    input: Text | Annotated[list[Text], Field(min_length=1, max_length=2048)]
+    input: Text | Annotated[list[Text] | Ids | list[Ids], Field(min_length=1, max_length=2048)]
     encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Count | None = None
+
+    def inputs(self) -> list[str] | list[list[int]]:
+        if isinstance(self.input, str):
+            return [self.input]
+        return [self.input] if isinstance(self.input[0], int) else self.input  # pyright: ignore[reportReturnType]
 
 
 class RunnerEmbedding(Runner):

@@ -91,9 +91,13 @@ def add(app: FastAPI, worker: Worker, settings: Settings) -> None:
     @app.post("/v1/embeddings")
     async def embeddings(body: asked.Embeddings) -> dict[str, Any]:
         _check_model(body.model, settings)
-        texts = [body.input] if isinstance(body.input, str) else body.input
+        tokenizer = tokenizer_of(worker)
+        texts = [token_ids(tokenizer, each) if isinstance(each, list) else each for each in body.inputs()]
         found = await embedded(worker, texts)
-        count = sum(len(tokenizer_of(worker).encode(text)) for text in texts)
+        if body.dimensions not in (None, found.shape[-1]):
+            most = f"expected {found.shape[-1]}, as embeddings are not shortened here"
+            raise GGUFJaxError(f"dimensions: {most}, found {body.dimensions}")
+        count = sum(len(each) if isinstance(each, list) else len(tokenizer.encode(each)) for each in texts)
 
         def written(row: np.ndarray) -> Any:
             if body.encoding_format == "float":

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gguf_jax import grammars
-from gguf_jax.chat import Call, ToolError, prepare, template_of
+from gguf_jax.chat import Call, Thought, ToolError, prepare, template_of
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.tokenizers import from_metadata
 from tests.chat.test_forms import taken
@@ -204,6 +204,30 @@ def test_control_tokens_are_met_by_their_ids():
         inner = tokenizer.encode('\n{"name": "kettle", "arguments": {"cups": 1}}\n', add_special=False)
         ends = [constraint.accept(token) for token in (ids[0], *inner, ids[1])]
         assert not any(ends[:-1])
+
+
+def test_gpt_oss(templates):
+    source = (templates / "openai-gpt-oss-120b.jinja").read_text("utf-8")
+    tokenizer = with_tokens("tiny_bpe", "<|start|>", "<|channel|>", "<|message|>", "<|end|>", kind=3)
+    tokenizer.chat_templates = {"": source}
+    assert template_of(tokenizer).name == "harmony"
+    answer = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes."
+    plain = prepare(tokenizer, HISTORY[:1])
+    assert plain.prompt.endswith("<|start|>assistant")
+    assert len(plain.shown) == 4
+    assert [plain.reader().put(answer), plain.reader(apart=True).put(answer)] == [["Yes."], [Thought("Hm."), "Yes."]]
+    # an answer that must have a form is the text of one message
+    closed = prepare(tokenizer, HISTORY[:1], closed=True)
+    assert closed.prompt.endswith("<|start|>assistant<|channel|>final<|message|>")
+    assert closed.reader() is None
+    history = prepare(tokenizer, HISTORY, tools=[TOOL])
+    assert 'to=functions.kettle<|channel|>commentary json<|message|>{"cups": 2}' in history.prompt
+    called = prepare(tokenizer, HISTORY[:1], tools=[TOOL], tool_choice="required", parallel=False)
+    text = '<|channel|>commentary to=functions.kettle <|constrain|>json<|message|>{"cups": 3}'
+    constraint = grammars.compile("lark", called.grammar, tokenizer).constraint()
+    assert [constraint.accept(i) for i in tokenizer.encode(text, parse_special=True, add_special=False)][-1]
+    reader = called.reader()
+    assert reader.put(text) + reader.flush() == [Call("kettle", '{"cups": 3}')]
 
 
 ERRORS = {

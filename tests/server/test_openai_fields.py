@@ -110,6 +110,21 @@ def test_offsets_of_scored_tokens_in_a_stream(official):
     assert [token for each in events for token in each.tokens] == whole.tokens
 
 
+def test_embeddings_of_tokens(official, model):
+    ids = model.tokenizer.encode(PROMPT)
+    text = official.embeddings.create(model="prose", input=PROMPT)
+    for tokens in (ids, [ids], [ids, ids]):
+        found = official.embeddings.create(model="prose", input=tokens, dimensions=len(text.data[0].embedding))
+        assert all(each.embedding == text.data[0].embedding for each in found.data)
+        assert found.usage.prompt_tokens == len(ids) * len(found.data)
+    for options, message in (
+        (dict(input=[99999]), "99999"),
+        (dict(input=PROMPT, dimensions=7), "dimensions: expected 512, as embeddings are not shortened"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=message):
+            official.embeddings.create(model="prose", **options)
+
+
 ERRORS = {
     "logprobs of a prompt": (dict(echo=True, logprobs=1), 400, "echo: expected no logprobs", "echo", None),
     "best_of": (dict(best_of=3), 400, "best_of: expected n (1)", "best_of", None),
