@@ -172,8 +172,24 @@ def read_choice(choice: str | Mapping[str, Any] | None, tools: Sequence[Tool]) -
             names = ", ".join(tool.name for tool in tools) or "no tools"
             raise ToolError(f"tool_choice: expected one of {names}, found {shown(name)}")
         return "required", named
+    if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
+        return _allowed(choice.get("allowed_tools"), tools)
     expected = "'none', 'auto', 'required' or {'type': 'function', 'function': {'name': ...}}"
     raise ToolError(f"tool_choice: expected {expected}, found {shown(choice)}")
+
+
+def _allowed(allowed: Any, tools: Sequence[Tool]) -> tuple[Choice, list[Tool]]:
+    """OpenAI's `allowed_tools`: a choice among some of the tools."""
+    given = allowed if isinstance(allowed, Mapping) else {}
+    mode, some = given.get("mode"), given.get("tools")
+    if mode not in ("auto", "required") or not isinstance(some, list) or not some:
+        raise ToolError("tool_choice.allowed_tools: expected a mode, 'auto' or 'required', and a list of tools")
+    found = []
+    for each in some:
+        is_tool = isinstance(each, Mapping) and each.get("type") == "function"
+        _, named = read_choice(each if is_tool else {}, tools)
+        found += named
+    return mode, found
 
 
 def arguments_of(text: Any, where: str) -> dict[str, Any]:

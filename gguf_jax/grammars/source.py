@@ -106,7 +106,7 @@ def _json_schema(source: Any, where: str) -> str:
 def embedded(schema: Mapping[str, Any] | bool, lenient: bool = False) -> str:
     """A schema as a part of a Lark grammar. Lenient: what cannot be enforced of it is passed over."""
     options = {"x-guidance": {**JSON_OPTIONS, "lenient": lenient}}
-    return f"%json {json.dumps({**closed(schema), **options} if isinstance(schema, Mapping) else schema)}"
+    return f"%json {json.dumps({**tidied(schema), **options} if isinstance(schema, Mapping) else schema)}"
 
 
 def _json_object(source: Any, where: str) -> str:
@@ -156,39 +156,44 @@ def _line_and_column(text: str, at: int) -> str:
     return f"line {line + 1}, column {at - (text.rfind(chr(10), 0, at) + 1) + 1}"
 
 
+FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
+"""Those that llguidance enforces."""
+
 SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
 SCHEMAS = ("items", "additionalProperties", "additionalItems", "contains")
-SCHEMA_LISTS = ("anyOf", "oneOf", "prefixItems", "items")
+SCHEMA_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 SAYS_MORE = frozenset({"additionalProperties", "unevaluatedProperties", "patternProperties", "anyOf", "oneOf", "$ref"})
 
 
-def closed(schema: Any) -> Any:
-    """A schema without room for other properties than it names, where it does not say that there may be.
+def tidied(schema: Any) -> Any:
+    """A schema as it is enforced: what it allows, the one that was given allows as well.
 
-    What such a schema allows the other one allows as well. Without it a model may make up properties for ever, and few
-    who write schemas mean that; llama.cpp has it so too. With `allOf` nothing is closed: its parts name properties for
-    each other.
+    There is no room for other properties than it names, where it does not say that there may be: a model could make up
+    some for ever, and few who write schemas mean that; llama.cpp has it so too. With `allOf` nothing is closed, as its
+    parts name properties for each other. A `format` that is not in `FORMATS` forbids nothing.
     """
-    return schema if next(_values(schema, "allOf"), None) is not None else _closed(schema)
+    return _tidied(schema, next(_values(schema, "allOf"), None) is None)
 
 
-def _closed(schema: Any, close: bool = True) -> Any:
+def _tidied(schema: Any, closing: bool, close: bool = True) -> Any:
     if not isinstance(schema, Mapping):
         return schema
     found = dict(schema)
     named = isinstance(found.get("properties"), Mapping)
-    if close and named and not SAYS_MORE & found.keys():
+    if closing and close and named and not SAYS_MORE & found.keys():
         found["additionalProperties"] = False
+    if isinstance(form := found.get("format"), str) and form not in FORMATS:
+        del found["format"]
     for key in SCHEMAS_BY_NAME:
         if isinstance(each := found.get(key), Mapping):
-            found[key] = {name: _closed(part) for name, part in each.items()}
+            found[key] = {name: _tidied(part, closing) for name, part in each.items()}
     for key in SCHEMAS:
         if isinstance(found.get(key), Mapping):
-            found[key] = _closed(found[key])
+            found[key] = _tidied(found[key], closing)
     for key in SCHEMA_LISTS:
         if isinstance(each := found.get(key), list):
             # alternatives beside properties are about the same object
-            found[key] = [_closed(part, close=not named or key in SCHEMAS) for part in each]
+            found[key] = [_tidied(part, closing, close=not named or key in SCHEMAS) for part in each]
     return found
 
 

@@ -162,6 +162,14 @@ def test_choices():
     assert len({each.prompt for each in kinds.values()}) == 1
     assert [each.choice for each in kinds.values()] == ["auto", "auto", "required", "required"]
     assert [tool.name for tool in kinds["named"].tools] == ["fire"]
+    some = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "fire"}}]}
+    allowed = prepare(
+        tokenizer,
+        messages,
+        tools=[TOOL, other],
+        tool_choice={"type": "allowed_tools", "allowed_tools": some},
+    )
+    assert (allowed.choice, [tool.name for tool in allowed.tools]) == ("auto", ["fire"])
     assert "lazy" in kinds["auto"].grammar
     assert "lazy" not in kinds["required"].grammar
     assert "kettle" not in kinds["named"].grammar
@@ -241,6 +249,7 @@ ERRORS = {
     "tools: expected at most 128": dict(tools=[TOOL] * 129),
     "tool_choice: expected tools with 'required'": dict(tool_choice="required"),
     "tool_choice: expected 'none', 'auto'": dict(tools=[TOOL], tool_choice="maybe"),
+    "tool_choice.allowed_tools: expected a mode": dict(tools=[TOOL], tool_choice={"type": "allowed_tools"}),
     "variables: expected others than 'tools'": dict(variables={"tools": []}),
     "tool_choice: expected one of kettle, found 'fire'": dict(
         tools=[TOOL], tool_choice={"type": "function", "function": {"name": "fire"}}

@@ -12,6 +12,7 @@ import pytest
 import gguf_jax as gj
 from gguf_jax import grammars
 from gguf_jax.errors import GGUFJaxError, Unsupported
+from gguf_jax.grammars.source import FORMATS
 from gguf_jax.grammars.vocabulary import vocabulary_of
 from gguf_jax.tokenizers import from_metadata
 from tests.tokenizers.vocabularies import metadata
@@ -129,6 +130,32 @@ def test_objects_have_the_properties_that_are_named(schema, tokenizer):
     assert found == ((False, False) if schema in CLOSED else (True, True))
     assert before == json.loads(schema)
     jsonschema.validate(json.loads(text), before)
+
+
+def test_formats(tokenizer):
+    assert {  # each is known to the library, and no other of those that JSON Schema or OpenAPI name
+        form for form in [*FORMATS, *OTHER_FORMATS] if knows(form, tokenizer)
+    } == FORMATS
+    for where in ("properties", "$defs"):
+        schema = {"properties": {"a": {"$ref": "#/$defs/x"}}, "$defs": {"x": {"type": "string", "format": "path"}}}
+        schema[where] = schema[where] | {"b": {"type": "string", "format": "password"}}
+        assert follows(grammars.compile("json_schema", schema, tokenizer), tokenizer, '{"a":"/x"}') == (True, True)
+    date = grammars.compile("json_schema", {"type": "string", "format": "date"}, tokenizer)
+    assert follows(date, tokenizer, '"2026-11-27"') == (True, True)
+    assert follows(date, tokenizer, '"2026-13"') == (False, False)
+
+
+OTHER_FORMATS = ("idn-email", "uri-reference", "iri", "json-pointer", "regex", "binary", "byte", "password", "int32")
+
+
+def knows(form, tokenizer):
+    source = f"start: %json {json.dumps({'type': 'string', 'format': form})}"
+    try:
+        grammars.compile("lark", source, tokenizer)
+    except grammars.GrammarError as error:
+        assert f"Unknown format: {form}" in str(error)  # noqa: PT017
+        return False
+    return True
 
 
 def test_white_space_has_bounds(tokenizer):
