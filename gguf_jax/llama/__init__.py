@@ -23,7 +23,7 @@ from typing import Any
 
 from gguf_jax.formats.ggml_type import GGMLType
 from gguf_jax.llama.chat import ChatFormatterResponse, Jinja2ChatFormatter, LlamaChatCompletionHandler
-from gguf_jax.llama.context import ContextFull
+from gguf_jax.llama.evaluated import ContextFull
 from gguf_jax.llama.grammar import LlamaGrammar
 from gguf_jax.llama.llama import Llama
 from gguf_jax.llama.loaded import LLAMA_DEFAULT_SEED

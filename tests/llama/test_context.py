@@ -6,8 +6,9 @@ import pytest
 import gguf_jax as gj
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.generation import DraftModel, PromptLookup
-from gguf_jax.llama.context import Context, ContextFull
+from gguf_jax.llama.context import Context
 from gguf_jax.llama.drafts import guess_of
+from gguf_jax.llama.evaluated import ContextFull
 from tests.models import reference
 from tests.models.mamba_families import MAMBAS, small_mamba
 from tests.support import EPS, small_model
