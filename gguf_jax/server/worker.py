@@ -188,7 +188,7 @@ class Worker:
     def reason(self) -> str:
         """Why it does not answer."""
         if self.status == "failed":
-            return f"the model could not be loaded: {self.error}"
+            return str(self.error)
         if self.status == "stopping":
             return "the server is going down"
         return f"the model is being loaded ({self.progress:.0%})"
@@ -214,11 +214,22 @@ class Worker:
         try:
             self.model, self.scheduler = self._load(told)
         except Exception as error:  # whatever it is, /health has to say so
-            self.error, self.status = str(error), "failed"
+            self.error, self.status = f"the model could not be loaded: {error}", "failed"
             return
         self.progress, self.status = 1.0, "ready"
-        while self._turn():
-            pass
+        try:
+            while self._turn():
+                pass
+        except Exception as error:  # what is left cannot answer, and nobody shall wait for it
+            self.error, self.status = f"the engine has failed: {_line(error)}", "failed"
+            _log("the engine has failed", error)
+            self._hand_over([(job, EngineFailed(self.error)) for job in self._jobs.values()])
+            self._jobs.clear()
+            with self._wake:
+                calls, self._calls = self._calls, []
+            for _, future in calls:
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(NotReady(self.error))
 
     def _turn(self) -> bool:
         """One step, or a wait for something to do; False when all is over."""
@@ -241,9 +252,8 @@ class Worker:
                 events = self.scheduler.step()
             except Exception as error:  # a program failed: everybody is told, nobody waits for ever
                 jobs = list(self._jobs.values())
-                why = next(iter(str(error).splitlines()), type(error).__name__)
-                logging.getLogger("gguf_jax").error("a step failed", exc_info=error)
-                self._hand_over([(job, EngineFailed(f"engine: {why}")) for job in jobs])
+                _log("a step failed", error)
+                self._hand_over([(job, EngineFailed(f"engine: {_line(error)}")) for job in jobs])
                 for job in jobs:
                     self._end(job)
                 self.scheduler.reset()
@@ -267,6 +277,14 @@ class Worker:
                 loop.call_soon_threadsafe(put, [each for each in pieces if each[0].inbox.loop is loop])
 
     def _piece(self, job: _Job, token: int) -> Piece | Exception:
+        try:
+            return self._added(job, token)
+        except Exception as error:  # of this answer alone
+            _log("a token could not be told", error)
+            self._end(job)
+            return EngineFailed(f"engine: {_line(error)}")
+
+    def _added(self, job: _Job, token: int) -> Piece | Exception:
         request = job.request
         if request.finish == "error":
             self._end(job)
@@ -296,3 +314,11 @@ class Worker:
         self._jobs.pop(job.request, None)
         self.figures.end(job.request)
         self.scheduler.cancel(job.request)
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _log(message: str, error: Exception) -> None:
+    logging.getLogger("gguf_jax").error(message, exc_info=error)

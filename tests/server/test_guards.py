@@ -223,6 +223,25 @@ def test_a_step_that_fails_is_the_servers_fault(model, monkeypatch):
         assert found.post("/v1/completions", json=ASKED).status_code == 200
 
 
+def test_who_waits_for_an_engine_that_is_gone_is_told(model, monkeypatch):
+    with client_of(model) as found:
+        worker = ready(found).app.state.worker
+
+        def fail(*_):
+            raise MemoryError("no room")
+
+        with pytest.MonkeyPatch.context() as broken:
+            broken.setattr(worker, "_added", fail)
+            answer = found.post("/v1/completions", json=ASKED)
+            assert (answer.status_code, answer.json()["error"]["message"]) == (500, "engine: no room")
+        assert found.post("/v1/completions", json=ASKED).status_code == 200
+        monkeypatch.setattr(worker.scheduler, "step", fail)
+        monkeypatch.setattr(worker.scheduler, "reset", fail)
+        statuses = [found.post("/v1/completions", json=ASKED).status_code for _ in range(2)]
+        assert statuses == [500, 503]
+        assert "the engine has failed: no room" in found.get("/health").json()["error"]
+
+
 def test_listening():
     with listening("127.0.0.1", 0) as one:
         port = one.getsockname()[1]

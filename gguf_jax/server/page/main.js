@@ -73,7 +73,7 @@ const foot = () => (textFoot ??= make("footer"));
 function add(role, text) {
   const root = make(mode === "text" ? "span" : "article", role);
   const turn = { role, text, root, count: 0 };
-  if (mode === "chat") root.append(make("h3", "unseen", role === "user" ? "You" : "Model"));
+  if (mode === "chat") root.append(make("h2", "unseen", role === "user" ? "You" : "Model"));
   if (role === "user") root.append(mode === "text" ? text : make("div", "said", text));
   else {
     const body = make(mode === "text" ? "span" : "div", "answer");
@@ -142,7 +142,7 @@ function request() {
   const system = settings.get("system").trim();
   const messages = turns.chat.map(({ role, text }) => ({ role, content: text }));
   if (system) messages.unshift({ role: "system", content: system });
-  return ["v1/chat/completions", { ...fields, messages, ...(wanted ? { logprobs: true, top_logprobs: 8 } : {}) }];
+  return ["v1/chat/completions", { ...fields, messages, reasoning_format: "none", ...(wanted ? { logprobs: true, top_logprobs: 8 } : {}) }];
 }
 
 async function answer() {
