@@ -121,10 +121,10 @@ def prepare(
     found = Conversation(prompt, form, callable_, choice, None, shown, thinks(prompt), aloud)
     write = partial(grammar, form, callable_, special, parallel=parallel)
     required = choice == "required"
-    if required or (schema is not None and aloud != "harmony"):
+    if required or schema is not None:
         other = None if required else schema
-        found = replace(found, grammar=write(required=True, other=other))
-        return found if aloud == "harmony" else _closed(found)
+        before = harmony.FINAL if aloud == "harmony" else ""
+        return _closed(replace(found, grammar=write(required=True, other=other, before=before)))
     if form.trigger:
         found = replace(found, grammar=write(required=False, thinking=found.thinking))
     return _closed(found) if closed else found

@@ -40,6 +40,7 @@ def grammar(
     required: bool,
     parallel: bool,
     other: Mapping[str, Any] | None = None,
+    before: str = "",
     thinking: bool = False,
 ) -> str:
     """A Lark grammar for answers with calls of `tools`.
@@ -49,7 +50,7 @@ def grammar(
         required: the answer is calls and nothing else. If not, it is any text (of no control tokens but those of
             `special`), in which the form's trigger begins a call; the form must have one.
         parallel: several calls may follow one another.
-        other: with `required`, JSON schema of what the answer may be instead.
+        other: with `required`, JSON schema of what the answer may be instead, and `before` what stands before it.
         thinking: the answer begins within a thought. In thoughts calls are only talked about; where an answer begins
             with one, what is enforced begins behind it.
     """
@@ -63,7 +64,7 @@ def grammar(
     end = write.literal(form.end)
     if required:
         rules += write.calls("call", tools, form.call)
-        instead = "" if other is None else f" | {_json(other, strict=True)}"
+        instead = "" if other is None else f" | {write.literal(before)} {_json(other, strict=True)}"
         return "\n".join([f"start: {write.literal(form.begin)} call {more} {end}{instead}", *rules])
     # Behind the trigger the answer goes on with what the form has behind it.
     trigger = form.trigger

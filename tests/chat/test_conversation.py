@@ -236,6 +236,13 @@ def test_gpt_oss(templates):
     assert [constraint.accept(i) for i in tokenizer.encode(text, parse_special=True, add_special=False)][-1]
     reader = called.reader()
     assert reader.put(text) + reader.flush() == [Call("kettle", '{"cups": 3}')]
+    either = prepare(tokenizer, HISTORY[:1], tools=[TOOL], schema={"const": 7})
+    grammar = grammars.compile("lark", either.grammar, tokenizer)
+    for answer in (text, "<|channel|>final<|message|>7"):
+        constraint = grammar.constraint()
+        for token in tokenizer.encode(answer, parse_special=True, add_special=False):
+            constraint.accept(token)
+    assert either.reader().put(answer) == ["7"]
 
 
 ERRORS = {
