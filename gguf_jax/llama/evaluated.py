@@ -44,6 +44,12 @@ class Evaluated(Setting):
         self._ahead: list[int] = []  # tokens that a cache of states holds beyond `n_tokens`: it cannot forget them
         self._changes = 0  # what a generation that goes on looks at: whether somebody else has changed the sequence
 
+    def refresh(self) -> None:
+        """As `Setting.refresh`. What the cache holds is of the model as it was, and forgotten."""
+        super().refresh()
+        self.truncate(0)
+        self._ahead = [-1]
+
     @property
     def n_tokens(self) -> int:
         return self._n_tokens

@@ -199,6 +199,19 @@ def test_states_that_do_not_fit(model):
     assert np.array_equal(other.logits(), before)
 
 
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_a_model_that_has_changed(make):
+    model = make()
+    found = context(model, PROMPT)
+    weight = model.token_embd.weight
+    weight.set_value(weight.get_value()[::-1])
+    found.refresh()
+    assert found.n_tokens == 0
+    longer = [*PROMPT, 5]  # a cache of states could go on with these
+    found.eval(longer, prompt=True)
+    assert some(found.generate(GREEDY), 3) == engine(model, longer, GREEDY, 3)
+
+
 def test_a_full_context(model):
     found = context(model, PROMPT * 3)
     assert found.n_tokens == 63
