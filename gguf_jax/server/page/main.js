@@ -193,6 +193,7 @@ async function answer() {
     failed(error);
   }
   cancelAnimationFrame(frame);
+  slots.look();
   const follow = atEnd();
   draw();
   turn.flow.end();
