@@ -19,6 +19,7 @@ from gguf_jax.grammars import GrammarError
 from gguf_jax.llama import (
     LlamaDiskCache,
     LlamaGrammar,
+    LlamaHFTokenizer,
     LlamaPromptLookupDecoding,
     LlamaRAMCache,
     LlamaTokenizer,
@@ -409,6 +410,28 @@ def test_tokens(llm):
     with pytest.raises(GGUFJaxError, match="token id"):
         llm.detokenize([4096])
     assert gj.Llama.longest_token_prefix([1, 2, 3], [1, 2, 4]) == 2
+
+
+def test_a_tokenizer_of_one_s_own(bundled):
+    own = gj.tokenizer(bundled)
+
+    class Words:
+        """As transformers' are called."""
+
+        def encode(self, text, add_special_tokens):
+            return own.encode(text, add_special=add_special_tokens)
+
+        def decode(self, ids, skip_special_tokens):
+            return own.decode(ids, skip_special=skip_special_tokens).upper()
+
+    given = LlamaHFTokenizer(Words())
+    assert given.tokenize(b"Once", special=True) == [0, 47, 1294]
+    assert given.detokenize([1294], prev_tokens=[0, 47]) == b"NCE"
+    assert given.detokenize([0, 47], special=True) == b"<|ENDOFTEXT|>O"
+    found = gj.Llama(str(bundled), tokenizer=given, **SIZES)
+    plain = gj.Llama(str(bundled), **SIZES)
+    assert text(found(PROMPT, **GREEDY)) == text(plain(PROMPT, **GREEDY)).upper()
+    assert isinstance(found.tokenizer(), LlamaTokenizer)  # the file's
 
 
 def test_only_the_vocabulary(bundled):
