@@ -169,10 +169,7 @@ def decode(
 
     A slot that has nothing more to say may run on: past the cache's end its keys are dropped.
     """
-    logits, cache = _logits(leaves, tokens[:, None], positions[:, None], cache, spec, span)
-    with jax.named_scope("sample"):
-        tokens, sampler = sample(logits[:, 0], sampler, plan)
-        scores = None if top is None else log_probs(logits[:, 0], tokens, top)
+    tokens, cache, sampler, scores = _drawn(leaves, tokens, positions, cache, sampler, spec, plan, span, top)
     return tokens, positions + 1, cache, sampler, scores
 
 
@@ -197,9 +194,7 @@ def decode_burst(
 
     def one(carry: tuple[Any, ...], _: None) -> tuple[Any, Any]:
         tokens, positions, cache, sampler = carry
-        logits, cache = _logits(leaves, tokens[:, None], positions[:, None], cache, spec, span)
-        tokens, sampler = sample(logits[:, 0], sampler, plan)
-        scores = None if top is None else log_probs(logits[:, 0], tokens, top)
+        tokens, cache, sampler, scores = _drawn(leaves, tokens, positions, cache, sampler, spec, plan, span, top)
         return (tokens, jnp.where(positions >= 0, positions + 1, -1), cache, sampler), (tokens, scores)
 
     (last, _, cache, sampler), (found, scores) = jax.lax.scan(
@@ -244,7 +239,7 @@ def verify(
     logits, cache = _logits(leaves, jnp.maximum(chunk, 0), places, cache, spec, span)
     guesses = jnp.concatenate([drafts, jnp.full_like(tokens, -1)[:, None]], axis=1)
 
-    def drawn(carry: tuple[Any, ...], inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
+    def each(carry: tuple[Any, ...], inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
         sampler, last, going = carry
         row, guess = inputs
         found, moved = sample(row, sampler, plan, allowed)
@@ -258,7 +253,7 @@ def verify(
     with jax.named_scope("sample"):
         start = sampler, tokens, jnp.ones(tokens.shape, bool)
         columns = jnp.swapaxes(logits, 0, 1), guesses.T
-        (sampler, last, _), (found, scores) = jax.lax.scan(drawn, start, columns)
+        (sampler, last, _), (found, scores) = jax.lax.scan(each, start, columns)
     return found.T, last, cache, sampler, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), scores)
 
 
@@ -292,6 +287,24 @@ def draft(
 
     (_, _, cache, _), rest = jax.lax.scan(more, (first, place, cache, sampler), None, length=count - 1)
     return jnp.concatenate([first[:, None], rest.T], axis=1), cache
+
+
+def _drawn(
+    leaves: Leaves,
+    tokens: jax.Array,
+    positions: jax.Array,
+    cache: Any,
+    sampler: Sampler,
+    spec: Spec,
+    plan: SamplerPlan,
+    span: int,
+    top: int | None,
+) -> tuple[jax.Array, Any, Sampler, LogProbs | None]:
+    """The tokens behind `tokens [B]`, with cache, sampler and scores."""
+    logits, cache = _logits(leaves, tokens[:, None], positions[:, None], cache, spec, span)
+    with jax.named_scope("sample"):
+        tokens, sampler = sample(logits[:, 0], sampler, plan)
+        return tokens, cache, sampler, None if top is None else log_probs(logits[:, 0], tokens, top)
 
 
 def _rows(choice: jax.Array, like: jax.Array) -> jax.Array:
