@@ -44,18 +44,21 @@ class Conversation:
     thinking: bool = False
     aloud: Aloud = "no"
 
-    def reader(self, apart: bool = False) -> Reader | None:
+    def reader(self, apart: bool = False, in_parts: bool = False) -> Reader | None:
         """What tells texts, calls and thoughts of one answer from each other; None: it is all text.
 
         Args:
             apart: thoughts are given as such. Else those between `<think>` marks are text, as they are written, and
                 gpt-oss's are left out.
+            in_parts: arguments that a grammar enforces are given as they come (`CallBegun`, `Arguments`), not as calls.
         """
         if self.aloud == "harmony":
             return Harmony(self.tools, apart=apart)
         if self.form is None and not (apart and self.aloud == "tags"):
             return None
-        return FormReader(self.form, self.tools, thinking=self.thinking, apart=apart and self.aloud == "tags")
+        sure = in_parts and self.grammar is not None
+        apart = apart and self.aloud == "tags"
+        return FormReader(self.form, self.tools, thinking=self.thinking, apart=apart, sure=sure)
 
 
 RESERVED = frozenset({"self", "messages", "tools", "add_generation_prompt", "template"})

@@ -7,8 +7,8 @@ from enum import Enum, auto
 from typing import Protocol
 
 from gguf_jax.chat.forms import Form
-from gguf_jax.chat.scan import Scan, Short, Wrong, call, named
-from gguf_jax.chat.tools import Event, Thought, Tool, joined
+from gguf_jax.chat.scan import Balance, Scan, Short, Wrong, begun, call, named, rest
+from gguf_jax.chat.tools import Arguments, CallBegun, Event, Thought, Tool, joined
 
 THOUGHT = ("<think>", "</think>")
 """What models that think aloud put around it; nothing in between is a call."""
@@ -22,6 +22,8 @@ class _Stage(Enum):
     THOUGHT = auto()
     TEXT = auto()
     CALLS = auto()  # what comes first stands before the next call
+    ARGUMENTS = auto()  # of a call that has begun
+    CLOSE = auto()  # what ends it
     AFTER = auto()  # another call, the end of calls, or text
     GAP = auto()  # white space behind calls
 
@@ -50,10 +52,17 @@ class FormReader:
         tools: those that may be called.
         thinking: the prompt ends within a thought.
         apart: a thought that begins the answer is given as such; else it is text like the rest.
+        sure: a grammar enforces calls: their arguments are given as they come, where the form has them as JSON.
     """
 
     def __init__(
-        self, form: Form | None, tools: Sequence[Tool] = (), *, thinking: bool = False, apart: bool = False
+        self,
+        form: Form | None,
+        tools: Sequence[Tool] = (),
+        *,
+        thinking: bool = False,
+        apart: bool = False,
+        sure: bool = False,
     ) -> None:
         self._form, self._tools, self._apart = form or NOTHING, named(tools), apart
         if form is None:
@@ -62,6 +71,8 @@ class FormReader:
             self._begins, self._triggers = (), (form.trigger,)
         else:
             self._begins, self._triggers = (form.opening, *form.leads), form.leads
+        self._in_parts = sure and self._form.parameter is None
+        self._balance, self._behind = Balance(), list[str]()
         self._held = ""
         self._bare = apart and thinking  # white space is dropped until there is something else
         self._inside = False  # behind what begins calls, and before what ends them
@@ -93,6 +104,10 @@ class FormReader:
                 self._text(found, final)
             case _Stage.CALLS:
                 self._calls(found, final)
+            case _Stage.ARGUMENTS:
+                self._arguments(found)
+            case _Stage.CLOSE:
+                self._close(final)
             case _Stage.AFTER:
                 self._after(final)
             case _Stage.GAP:
@@ -154,15 +169,41 @@ class FormReader:
                     if self._held.startswith(lead, start):
                         scan.literal(lead)
                 scan.literal(self._form.begin)
-            found.append(call(scan, self._form, self._tools))
+            if self._in_parts:
+                name, self._behind = begun(scan, self._form, self._tools)
+                found.append(CallBegun(name))
+                self._balance = Balance()
+            else:
+                found.append(call(scan, self._form, self._tools))
         except Short:
+            if final:  # a call without arguments is none
+                self._take(found, len(self._held))
             return
         except Wrong:
             self._take(found, start + 1)
             self._stage = _Stage.TEXT
             return
         self._held = self._held[scan.at :]
-        self._inside, self._stage = True, _Stage.AFTER
+        self._inside, self._stage = True, _Stage.ARGUMENTS if self._in_parts else _Stage.AFTER
+
+    def _arguments(self, found: list[Event]) -> None:
+        end = self._balance.put(self._held)
+        text = self._held if end is None else self._held[:end]
+        found.append(Arguments(text))
+        self._held = self._held[len(text) :]
+        if end is not None:
+            self._stage = _Stage.CLOSE
+
+    def _close(self, final: bool) -> None:
+        scan = Scan(self._held, final=final)
+        try:
+            rest(scan, self._behind)
+            self._held = self._held[scan.at :]
+        except Short:
+            return
+        except Wrong:  # whatever it is, it stands behind the call
+            pass
+        self._stage = _Stage.AFTER
 
     def _after(self, final: bool) -> None:
         """Behind a call: another one, or the end of them."""

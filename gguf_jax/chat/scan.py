@@ -110,6 +110,66 @@ class Scan:
         raise (Short if self.at == len(self.text) and not self.final else Wrong)
 
 
+class Balance:
+    """Where a JSON object that comes in pieces ends."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._in_string = self._escaped = False
+
+    def put(self, text: str) -> int | None:
+        """How much of the next piece belongs to it; None: all of it, and there is more to come."""
+        for i, character in enumerate(text):
+            if self._in_string:
+                if self._escaped:
+                    self._escaped = False
+                elif character == "\\":
+                    self._escaped = True
+                elif character == '"':
+                    self._in_string = False
+            elif character == '"':
+                self._in_string = True
+            elif character in "{[":
+                self._depth += 1
+            elif character in "}]":
+                self._depth -= 1
+                if self._depth == 0:
+                    return i + 1
+        return None
+
+
+def begun(scan: Scan, form: Form, tools: Mapping[str, Tool]) -> tuple[str, list[str]]:
+    """The name of a call that begins here exactly as the form has it, up to its arguments, and the parts of the form
+    behind those."""
+    pieces = SLOT.split(form.call)
+    name = ""
+    for i, piece in enumerate(pieces):
+        if i % 2 == 0:
+            scan.literal(piece)
+        elif piece == "name":
+            name = scan.match(NAME)
+            if name not in tools:
+                raise Wrong
+        elif piece == "arguments":
+            if scan.at == len(scan.text):
+                raise Short
+            if scan.text[scan.at] != "{":
+                raise Wrong
+            return name, pieces[i + 1 :]
+        else:
+            scan.match(ID)
+    raise Wrong
+
+
+def rest(scan: Scan, pieces: Sequence[str]) -> None:
+    """What of a form stands behind the arguments."""
+    for i, piece in enumerate(pieces):
+        if i % 2 == 0:
+            scan.literal(piece)
+        else:
+            scan.match(ID)
+
+
 def call(scan: Scan, form: Form, tools: Mapping[str, Tool]) -> Call:
     """The call that begins here. Wrong where it is of none of `tools`, or its arguments are no JSON object."""
     before, value, after = form.parts

@@ -88,7 +88,25 @@ class Thought:
     text: str
 
 
-Event = str | Call | Thought
+@dataclass(frozen=True)
+class CallBegun:
+    """A call whose arguments are on their way."""
+
+    name: str
+
+    def as_dict(self, number: int, ids: str) -> dict[str, Any]:
+        """As `Call.as_dict`, with no arguments yet."""
+        return Call(self.name, "").as_dict(number, ids)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A piece of the arguments of the call that has begun last."""
+
+    text: str
+
+
+Event = str | Call | Thought | CallBegun | Arguments
 """What an answer consists of."""
 
 
@@ -101,7 +119,9 @@ def joined(found: Sequence[Event]) -> list[Event]:
             events[-1] = last + each
         elif isinstance(each, Thought) and isinstance(last, Thought):
             events[-1] = Thought(last.text + each.text)
-        elif each and each != Thought(""):
+        elif isinstance(each, Arguments) and isinstance(last, Arguments):
+            events[-1] = Arguments(last.text + each.text)
+        elif each not in ("", Thought(""), Arguments("")):
             events.append(each)
     return events
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from gguf_jax.chat import Call, Conversation, Thought
+from gguf_jax.chat import Arguments, Call, CallBegun, Conversation, Thought
 from gguf_jax.generation import Piece
 from gguf_jax.server.scores import ChatScores, TextScores
 
@@ -68,8 +68,9 @@ class TextChoice:
 
 
 class ChatChoice:
-    """Of /v1/chat/completions: content, calls of tools where the conversation has a form for them, and thoughts. A call
-    is one chunk, for what begins as one may turn out to be text.
+    """Of /v1/chat/completions: content, calls of tools where the conversation has a form for them, and thoughts.
+    Arguments that a grammar enforces come as the model writes them; another call is one chunk, for what begins as one
+    may turn out to be text.
 
     Args:
         apart: thoughts are `reasoning_content`, as llama-server has it; else they are part of the content.
@@ -82,7 +83,7 @@ class ChatChoice:
         self, index: int, scores: ChatScores | None, conversation: Conversation, *, apart: bool = True
     ) -> None:
         self._index, self._scores = index, scores
-        self._reader, self._form = conversation.reader(apart), conversation.form
+        self._reader, self._form = conversation.reader(apart, in_parts=True), conversation.form
         self._texts: list[str] = []
         self._thoughts: list[str] = []
         self._calls: list[dict[str, Any]] = []
@@ -94,11 +95,9 @@ class ChatChoice:
         return [{"index": self._index, "delta": delta, "finish_reason": None, "logprobs": None}]
 
     def take(self, piece: Piece) -> list[dict[str, Any]]:
-        before = len(self._calls)
-        text, thought = self._read(piece)
+        text, thought, calls = self._read(piece)
         self._texts.append(text)
         self._thoughts.append(thought)
-        calls = [{"index": i, **call} for i, call in enumerate(self._calls[before:], before)]
         if piece.finish is not None:
             self._finish = "tool_calls" if self._calls and piece.finish == "stop" else piece.finish
         scores = None
@@ -109,18 +108,27 @@ class ChatChoice:
         delta = {name: value for name, value in parts.items() if value}
         return [{"index": self._index, "delta": delta, "finish_reason": self._finish, "logprobs": scores}]
 
-    def _read(self, piece: Piece) -> tuple[str, str]:
-        """The text and the thought that a piece adds; calls are put among the others."""
+    def _read(self, piece: Piece) -> tuple[str, str, list[dict[str, Any]]]:
+        """The text, the thought, and of calls what a piece adds."""
         if self._reader is None:
-            return piece.text, ""
+            return piece.text, "", []
         found = self._reader.put(piece.text)
         if piece.finish is not None:
             found += self._reader.flush()
+        calls: list[dict[str, Any]] = []
         for each in found:
-            if isinstance(each, Call) and self._form is not None:
-                self._calls.append(each.as_dict(len(self._calls), self._form.ids))
+            if isinstance(each, Call | CallBegun) and self._form is not None:
+                made = each.as_dict(len(self._calls), self._form.ids)
+                calls.append({"index": len(self._calls), **made})
+                self._calls.append({**made, "function": dict(made["function"])})
+            elif isinstance(each, Arguments):
+                self._calls[-1]["function"]["arguments"] += each.text
+                if calls:
+                    calls[-1]["function"]["arguments"] += each.text
+                else:
+                    calls.append({"index": len(self._calls) - 1, "function": {"arguments": each.text}})
         thought = "".join(each.text for each in found if isinstance(each, Thought))
-        return "".join(each for each in found if isinstance(each, str)), thought
+        return "".join(each for each in found if isinstance(each, str)), thought, calls
 
     def whole(self) -> dict[str, Any]:
         text = "".join(self._texts)

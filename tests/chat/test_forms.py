@@ -7,7 +7,7 @@ import pytest
 
 import gguf_jax as gj
 from gguf_jax import grammars
-from gguf_jax.chat import FORMS, Call, Thought, Tool
+from gguf_jax.chat import FORMS, Arguments, Call, CallBegun, Thought, Tool
 from gguf_jax.chat.enforced import grammar
 from gguf_jax.chat.harmony import Harmony
 from gguf_jax.chat.reader import FormReader
@@ -169,6 +169,28 @@ def test_harmony(text):
     assert gathered(Harmony(TOOLS), text) == whole
     without = [each for each in whole if not isinstance(each, Thought)]
     assert gathered(Harmony(TOOLS, apart=False), [text]) == without
+
+
+@pytest.mark.parametrize("name", [name for name, form in FORMS.items() if form.parameter is None])
+def test_arguments_that_are_enforced_come_in_parts(name):
+    form = FORMS[name]
+    before = "Well, " if form.trigger else ""
+    after = " and so on" if form.trigger else ""
+    expected = [event for call in CALLS for event in (CallBegun(call.name), Arguments(call.arguments))]
+    expected = [*([before.strip()] if before else []), *expected, *([after.strip()] if after else [])]
+    text = before + form.write(CALLS) + after
+    assert gathered(FormReader(form, TOOLS, sure=True), [text]) == expected
+    for i in range(1, len(text)):
+        assert gathered(FormReader(form, TOOLS, sure=True), [text[:i], text[i:]]) == expected
+    assert gathered(FormReader(form, TOOLS, sure=True), text) == expected
+    # they come as soon as they are there, and as far as an answer goes that is cut off
+    start = text[: text.index('"mood"')]
+    reader = FormReader(form, TOOLS, sure=True)
+    assert reader.put(start)[-2:] == [CallBegun("say"), Arguments(CALLS[0].arguments.partition('"mood"')[0])]
+    assert reader.flush() == []
+    # a tool that is not there is text, as ever
+    other = form.write([Call("unknown", "{}", "abcdefghi")])
+    assert gathered(FormReader(form, TOOLS, sure=True), [other]) == [other]
 
 
 def test_models_are_not_strict_about_keys():
