@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
@@ -17,7 +19,8 @@ MOST_CHARACTERS = 1 << 16
 """Of a grammar's source."""
 
 MOST_MULTIPLES = 10_000
-"""Of `multipleOf`, in units of its last decimal: the automaton that counts remainders has as many states."""
+"""Of all `multipleOf` of a schema together, in units of their last decimals: an automaton that counts remainders has as
+many states, and one for two of them at once as many as their product."""
 
 LEVELS = "expected a schema of fewer levels, found more than can be read"
 
@@ -120,12 +123,11 @@ def _regex(source: Any, where: str) -> str:
 
 
 def _lark(source: Any, where: str) -> str:
+    schemas = []
     for found in re.finditer(r"%json\s*", source):
-        try:
-            schema, _ = json.JSONDecoder().raw_decode(source, found.end())
-        except (ValueError, RecursionError):  # llguidance says what is wrong with it
-            continue
-        _check_multiples(schema, where)
+        with contextlib.suppress(ValueError, RecursionError):  # llguidance says what is wrong with it
+            schemas.append(json.JSONDecoder().raw_decode(source, found.end())[0])
+    _check_multiples(schemas, where)
     return source
 
 
@@ -198,14 +200,17 @@ def _tidied(schema: Any, closing: bool, close: bool = True) -> Any:
 
 
 def _check_multiples(schema: Any, where: str) -> None:
+    sizes = []
     for value in _values(schema, "multipleOf"):
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             _, digits, exponent = Decimal(repr(value)).as_tuple()
-            size = int("".join(map(str, digits))) if cast(int, exponent) < 0 else abs(value)
-            if size > MOST_MULTIPLES:
-                raise GrammarError(
-                    f"{where}: multipleOf: expected at most {MOST_MULTIPLES} of its units, found {value}"
-                )
+            sizes.append(int("".join(map(str, digits))) if cast(int, exponent) < 0 else int(abs(value)))
+    joins = any(next(_values(schema, key), None) is not None for key in ("allOf", "anyOf", "oneOf", "$ref"))
+    total = sum(sizes)
+    if joins and total <= MOST_MULTIPLES:
+        total = max(total, math.prod({*sizes, 1} - {0}))
+    if total > MOST_MULTIPLES:
+        raise GrammarError(f"{where}: multipleOf: expected at most {MOST_MULTIPLES} units in all, found {total}")
 
 
 def _values(schema: Any, key: str) -> Iterator[Any]:

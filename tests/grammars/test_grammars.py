@@ -251,6 +251,16 @@ ERRORS = {
     "nothing in gbnf": ("gbnf", "root ::= a\na ::= root", "expected a grammar that some text matches"),
     "multiples": ("json_schema", {"items": [{"multipleOf": 1e9}]}, "multipleOf: expected at most 10000"),
     "tiny multiples": ("json_schema", {"multipleOf": 5e-324 * 12345}, "multipleOf"),
+    "many multiples": (
+        "json_schema",
+        {"properties": {f"a{i}": {"multipleOf": 97} for i in range(200)}},
+        "multipleOf: expected at most 10000 units in all, found 19400",
+    ),
+    "multiples of multiples": (
+        "json_schema",
+        {"allOf": [{"multipleOf": 97}, {"multipleOf": 101}, {"multipleOf": 103}]},
+        "found 1009091",
+    ),
     "multiples in lark": ("lark", 'start: %json {"multipleOf": 0.123456}', "multipleOf: expected at most 10000"),
     "long": ("lark", "start: " + "x" * 70000, "expected at most 65536 characters, found 70007"),
     "long schema": ("json_schema", {"enum": ["x" * 70000]}, "expected at most 65536 characters of JSON"),
