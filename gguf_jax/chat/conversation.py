@@ -100,6 +100,9 @@ def prepare(
             raise ToolError(f"variables: expected others than {name!r}, which has its own argument")
     if not messages:
         raise ToolError("messages: expected at least one, found none")
+    if not any("developer" in source for source in tokenizer.chat_templates.values()):
+        # OpenAI's name for whom most templates call the system
+        messages = [{**each, "role": "system"} if each.get("role") == "developer" else each for each in messages]
     known = read_tools(tools)
     choice, callable_ = read_choice(tool_choice, known)
     history = any(each.get("tool_calls") or each.get("role") == "tool" for each in messages)
@@ -239,7 +242,7 @@ def _described(
     functions = "\n".join(json.dumps(tool.as_dict()["function"], ensure_ascii=False) for tool in tools)
     text = DESCRIPTION.format(tools=functions)
     first = turned[0]
-    if first.get("role") in ("system", "developer"):
+    if first.get("role") == "system":
         return tokenizer.apply_chat_template(
             [first | {"content": f"{first.get('content') or ''}\n\n{text}"}, *turned[1:]], **extra
         )

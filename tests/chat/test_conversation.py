@@ -127,6 +127,14 @@ def test_a_template_without_tools():
         assert found.reader() is None
 
 
+def test_developers_are_the_system_where_a_template_does_not_know_them():
+    messages = [{"role": "developer", "content": "Be kind."}, *HISTORY[:1]]
+    assert prepare(with_template(GENERIC), messages).prompt.startswith("[system] Be kind.")
+    knows = with_template("{# developer #}" + GENERIC)
+    assert prepare(knows, messages).prompt.startswith("[developer] Be kind.")
+    assert messages[0]["role"] == "developer"
+
+
 NATIVE = """{% for t in tools or [] %}<tools>{{ t | tojson }}</tools>
 {% endfor %}{% for m in messages %}[{{ m.role }}] {{ m.content or '' }}{% for c in m.tool_calls or [] %}
 <tool_call>
