@@ -124,9 +124,9 @@ def _found(once: _Once) -> Template:
                 continue
             start = len(prompt) if written.startswith(prompt) else _common(asked, written)
             answer = written[start:]
-            name = next((name for name, form in FORMS.items() if _reads(form, answer)), None)
-            if name is not None:
-                return Template(name, tools, kind, content)
+            read = {name: fit for name, form in FORMS.items() if (fit := _fit(form, answer)) is not None}
+            if read:
+                return Template(min(read, key=lambda name: read[name]), tools, kind, content)
     source = tokenizer.chat_templates.get("tool_use", tokenizer.chat_templates.get("", ""))
     words = (name for name, form in FORMS.items() if form.trigger and form.trigger in source)
     name = next(words, None)
@@ -149,7 +149,13 @@ def _common(one: str, other: str) -> int:
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def _reads(form: Form, answer: str) -> bool:
+def _fit(form: Form, answer: str) -> tuple[bool, int] | None:
+    """How well a form fits an answer, less being better: whether it would have written the call otherwise, and how much
+    it takes for text; None: it does not find the call. One form may read what another one writes."""
     reader = FormReader(form, [PROBE])
-    calls = [each for each in reader.put(answer) + reader.flush() if isinstance(each, Call)]
-    return len(calls) == 1 and json.loads(calls[0].arguments) == ARGUMENTS
+    found = reader.put(answer) + reader.flush()
+    calls = [each for each in found if isinstance(each, Call)]
+    if len(calls) != 1 or json.loads(calls[0].arguments) != ARGUMENTS:
+        return None
+    written = "".join(form.write(calls).split())
+    return written not in "".join(answer.split()), sum(len(each) for each in found if isinstance(each, str))

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from gguf_jax import grammars
-from gguf_jax.chat import Call, Thought, ToolError, prepare, template_of
+from gguf_jax.chat import FORMS, Call, Thought, ToolError, prepare, template_of
+from gguf_jax.chat.template import ARGUMENTS
 from gguf_jax.errors import GGUFJaxError
 from gguf_jax.tokenizers import from_metadata
 from tests.chat.test_forms import taken
@@ -145,6 +146,20 @@ NATIVE = """{% for t in tools or [] %}<tools>{{ t | tojson }}</tools>
 
 def native(arguments="| tojson", opened=""):
     return with_template(NATIVE.replace("ARGUMENTS", arguments).replace("OPEN", opened))
+
+
+@pytest.mark.parametrize("name", [name for name, form in FORMS.items() if "⟨id⟩" not in form.call])
+def test_a_template_of_each_form(name):
+    """What a template writes in a form, between marks of its own, is found to be that form."""
+    form = FORMS[name]
+    once = form.write([Call("probe_tool", json.dumps(ARGUMENTS))])
+    source = (
+        "{{ tools | tojson }}{% for m in messages %}<{{ m.role }}>{% if m.tool_calls %}CALL{% endif %}</>{% endfor %}"
+    )
+    source += "{% if add_generation_prompt %}<assistant>{% endif %}"
+    tokenizer = with_template(source.replace("CALL", "{% raw %}" + once + "{% endraw %}"))
+    found = template_of(tokenizer).name
+    assert FORMS[found].write([Call("a", "{}")]) == form.write([Call("a", "{}")])
 
 
 @pytest.mark.parametrize(("arguments", "wanted"), [("| tojson", "objects"), ("", "texts")])
