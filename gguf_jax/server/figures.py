@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from gguf_jax.generation import Request
@@ -19,7 +20,7 @@ class Figures:
         prompt_seconds: from a request's arrival in its slot until its first token.
         drawn, drawn_seconds: tokens of answers, and the time from the first to the last.
         answered: requests that came to their end.
-        steps: of the scheduler that drew something.
+        steps, busy: of the scheduler that drew something, and the slots that it was for in all of them.
         longest: sequence, in tokens.
         guessed, accepted: tokens that speculation proposed, and those that were right.
     """
@@ -31,6 +32,7 @@ class Figures:
     drawn_seconds: float = 0.0
     answered: int = 0
     steps: int = 0
+    busy: int = 0
     longest: int = 0
     guessed: int = 0
     accepted: int = 0
@@ -39,6 +41,11 @@ class Figures:
 
     def begin(self, request: Request) -> None:
         self._began[request] = time.perf_counter()
+
+    def step(self, events: Collection[tuple[Request, int]]) -> None:
+        """What a step has drawn: tokens with whose they are, one or several of each request."""
+        self.steps += bool(events)
+        self.busy += len({request for request, _ in events})
 
     def draw(self, request: Request) -> None:
         """A token of it has become known."""

@@ -41,7 +41,7 @@ def metrics(worker: Worker) -> list[Metric]:
             "A request's tokens a second, on average.",
             _ratio(f.drawn, f.drawn_seconds),
         ),
-        ("n_busy_slots_per_decode", "gauge", "Tokens that a step draws, on average.", _ratio(f.drawn, f.steps)),
+        ("n_busy_slots_per_decode", "gauge", "Slots that a step draws for, on average.", _ratio(f.busy, f.steps)),
         ("requests_processing", "gauge", "Requests that stand in a slot.", max(0, worker.active - waiting)),
         ("requests_deferred", "gauge", "Requests that wait for a slot.", waiting),
         (

@@ -258,7 +258,7 @@ class Worker:
                     self._end(job)
                 self.scheduler.reset()
                 return True
-            self.figures.steps += bool(events)
+            self.figures.step(events)
             found = ((self._jobs.get(request), token) for request, token in events)
             self._hand_over([(job, self._piece(job, token)) for job, token in found if job is not None])
         return True

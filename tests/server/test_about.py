@@ -86,8 +86,8 @@ def test_slots_and_metrics_while_something_is_answered(client, model):
     assert grown["tokens_predicted_total"] == 3 * 70
     assert grown["prompt_tokens_total"] + grown["prompt_tokens_cached_total"] == sum(lengths)
     assert grown["requests_answered_total"] == 3
-    assert 70 <= grown["n_decode_total"] <= 3 * 70
-    assert after["n_busy_slots_per_decode"] == after["tokens_predicted_total"] / after["n_decode_total"]
+    assert 0 < grown["n_decode_total"] <= 3 * 70  # a step may draw several tokens
+    assert 1 < after["n_busy_slots_per_decode"] <= 3
     assert after["n_tokens_max"] == max(lengths) + 70
     assert 0 < after["kv_cache_usage_ratio"] <= 1
     for tokens, seconds, rate in (

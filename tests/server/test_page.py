@@ -33,6 +33,7 @@ from tests.server.scripted import Scripted
 
 BEGINNING = "It was a cold evening in November, and"
 WRITING = "document.querySelector('.slot[data-state=answer] .what')?.textContent"
+KEY = "open sesame"
 HOSTILE = "<img src=x onerror=\"document.title='taken'\">"
 SAID = f"Well:\n\n```python\nprint({HOSTILE!r})\n```\n{HOSTILE} and **naïve** ✓."
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars")
@@ -81,7 +82,7 @@ def scripted():
 
 @pytest.fixture(scope="module")
 def chat_server(servers, scripted):
-    return loaded(servers(scripted, Settings("chatty", api_key="open sesame")), scripted)
+    return loaded(servers(scripted, Settings("chatty", api_key=KEY)), scripted)
 
 
 def loaded(address, worker):
@@ -111,7 +112,7 @@ def browser(tmp_path_factory):
 class Page:
     """What a user sees and does."""
 
-    def __init__(self, browser, address, width=1280, height=800, dark=False, **settings):
+    def __init__(self, browser, address, width=1280, height=800, dark=False, key=None, **settings):
         self.browser, self.address = browser, address
         browser.get("about:blank")
         for log in ("browser", "performance"):
@@ -122,6 +123,9 @@ class Page:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
         browser.get(f"{address}page/icon.svg")
         self.script("void localStorage.setItem('gguf_jax.settings', arguments[0])", json.dumps(settings))
+        self.script("void sessionStorage.clear()")
+        if key is not None:
+            self.script("void sessionStorage.setItem('gguf_jax.key', arguments[0])", key)
         browser.get(address)
 
     def script(self, code, *arguments):
@@ -395,7 +399,7 @@ def test_a_chat_behind_a_key(browser, chat_server, scripted):
     page("#key-input").send_keys("wrong", Keys.ENTER)
     page.wait(lambda: "API key" in page("#line").text and page("#key").is_displayed())
     page("#key-input").clear()
-    page("#key-input").send_keys("open sesame", Keys.ENTER)
+    page("#key-input").send_keys(KEY, Keys.ENTER)
     page.ready()
     assert not page("#key").is_displayed()
     page.set("system", "Be brief.")
@@ -421,7 +425,7 @@ def test_thoughts_stand_apart(browser, chat_server, scripted, monkeypatch):
     template = "{{ messages[-1].content }}{% if messages | length > 9 %}<think>{% endif %}"
     monkeypatch.setattr(scripted.model.tokenizer, "chat_templates", {"": template})
     monkeypatch.setattr(scripted, "text", "<think>\nLet me see.\n</think>\n\nFour.")
-    page = Page(browser, chat_server).ready()
+    page = Page(browser, chat_server, key=KEY).ready()
     page.send("2 + 2?").answered()
     assert page(".thoughts summary").text.startswith("Thought · ")
     assert not page(".thoughts .answer").is_displayed()
@@ -437,7 +441,7 @@ def test_thoughts_stand_apart(browser, chat_server, scripted, monkeypatch):
 def test_following_stops_where_somebody_reads(browser, chat_server, scripted, monkeypatch):
     monkeypatch.setattr(scripted, "text", "line\n" * 150)
     monkeypatch.setattr(scripted, "pause", 0.002)
-    page = Page(browser, chat_server, height=500).ready()
+    page = Page(browser, chat_server, height=500, key=KEY).ready()
     page.send("go on")
     left = "(e => e.scrollHeight - e.scrollTop - e.clientHeight)(document.getElementById('scroller'))"
     page.wait(lambda: page.script("document.getElementById('scroller').scrollTop") > 200)
