@@ -37,8 +37,8 @@ class Refused(Exception):
         self.status = status
 
 
-async def read(receive: Receive, seconds: float) -> bytes:
-    """The whole body, counted as it comes.
+async def read(receive: Receive, seconds: float, take: Callable[[int], object]) -> bytes:
+    """The whole body, counted as it comes; `take` is told of all bytes before they are kept.
 
     Raises:
         Refused: it has more than `MOST_BYTES` (413), takes longer than `seconds` (408), or its sender has gone.
@@ -54,6 +54,7 @@ async def read(receive: Receive, seconds: float) -> bytes:
                 size += len(message.get("body", b""))
                 if size > MOST_BYTES:
                     raise Refused(413, f"body: expected at most {MOST_BYTES} bytes, found more")
+                take(len(message.get("body", b"")))
                 parts.append(message.get("body", b""))
                 if not message.get("more_body", False):
                     return b"".join(parts)

@@ -28,6 +28,10 @@ MOST_HELD = 8 * bodies.MOST_BYTES
 """Bytes of the bodies of all requests that are being answered."""
 
 
+LARGE = 1 << 20
+"""Bytes of a body that are not looked through beside everything else on the event loop."""
+
+
 class Guards:
     """ASGI middleware; see `Settings` for what it goes by.
 
@@ -36,7 +40,7 @@ class Guards:
 
     def __init__(self, app: App, settings: Settings) -> None:
         self._app, self._settings = app, settings
-        self._held = 0
+        self.held = 0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: bodies.Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,26 +53,26 @@ class Guards:
                 refusal.headers["connection"] = "close"
             await refusal(scope, receive, send)
             return
-        body = b""
-        if has_body:
-            try:
-                body = await bodies.read(receive, self._settings.body_seconds)
-                bodies.check(body)
-            except bodies.Refused as error:
-                if error.status is not None:
-                    answer = problem(error.status, str(error))
-                    if error.status != 400:  # the rest of it may still be on its way
-                        answer.headers["connection"] = "close"
-                    await answer(scope, receive, send)
-                return
-        if body and self._held + len(body) > MOST_HELD:
-            await busy(f"body: expected at most {MOST_HELD} bytes in all requests, found more", 1)(scope, receive, send)
-            return
-        self._held += len(body)
+        room = _Room(self)
         try:
+            body = await self._body(receive, room) if has_body else b""
             await self._watched(scope, body, receive, send)
+        except bodies.Refused as error:
+            if error.status is not None:
+                answer = busy(str(error), 1) if error.status == 503 else problem(error.status, str(error))
+                if error.status != 400:  # the rest of it may still be on its way
+                    answer.headers["connection"] = "close"
+                await answer(scope, receive, send)
         finally:
-            self._held -= len(body)
+            room.leave()
+
+    async def _body(self, receive: bodies.Receive, room: _Room) -> bytes:
+        body = await bodies.read(receive, self._settings.body_seconds, room.take)
+        if len(body) < LARGE:
+            bodies.check(body)
+        else:
+            await asyncio.to_thread(bodies.check, body)
+        return body
 
     def _refusal(self, scope: MutableMapping[str, Any], headers: Headers) -> JSONResponse | None:
         """Why a request is not taken, as far as its head says."""
@@ -130,6 +134,22 @@ class Guards:
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
+
+
+class _Room:
+    """What the body of one request takes of that for all."""
+
+    def __init__(self, guards: Guards) -> None:
+        self._guards, self._taken = guards, 0
+
+    def take(self, nbytes: int) -> None:
+        if self._guards.held + nbytes > MOST_HELD:
+            raise bodies.Refused(503, f"body: expected at most {MOST_HELD} bytes in all requests, found more")
+        self._guards.held += nbytes
+        self._taken += nbytes
+
+    def leave(self) -> None:
+        self._guards.held -= self._taken
 
 
 def _name(host: str) -> str:
