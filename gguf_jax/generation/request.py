@@ -75,7 +75,7 @@ class SlotState:
         processing: whether a request does.
         prompt: its prompt, of which `done` have been run or were held already, `reused` of them.
         drawn: its answer so far.
-        held: what the cache has, of this request or the last one.
+        held: what the cache has, of this request or of the last one's prompt.
     """
 
     processing: bool
@@ -92,7 +92,7 @@ class Slot:
 
     Attributes:
         request: whose it is; None: it is free.
-        held: tokens whose keys and values are in it, as long as it is free or the prompt is run.
+        held: tokens of a prompt whose keys and values are in it.
         drawn: tokens that were drawn for the request, those included that the host has not read.
         turn: when a chunk of the prompt was last run.
     """
@@ -107,9 +107,9 @@ class Slot:
         return self.request is not None and not self.drawn
 
     def leave(self) -> None:
-        """The request goes. What was drawn from a token has put it into the cache; the last one was not run."""
-        if self.request is not None and self.drawn:
-            self.held = self.request.prompt + self.request.tokens[: self.drawn - 1]
+        """The request goes; its prompt stays, as far as it was run. Its answer is forgotten: a token that was run by
+        itself may differ in the last bits from one that is run in a prompt, and what a prompt is answered must not
+        depend on who was here before."""
         self.request, self.drawn = None, 0
 
     @property

@@ -65,7 +65,8 @@ class Scheduler(Setting):
         slots: sequences that are decoded together.
         max_queue: requests that may wait for a slot; None: any number.
         reuse: whether the beginning of a prompt that a free slot holds is not run again. The slot with the longest one
-            is taken. (With `precision="fast"` a prompt that is run in other pieces may differ in the last bits.)
+            is taken. What counts is what was run as a prompt; the native kernels give it the same bits in whatever
+            chunks.
         speculation: how to guess what follows, see `generation.speculation`; None: not at all.
         burst: tokens that are drawn in one program where a token takes less than some milliseconds, so that calls and
             not the device would bound the speed; what is drawn behind an answer's end is thrown away. 1: never several.
@@ -281,7 +282,7 @@ class Scheduler(Setting):
         cache, self._cache = self._cache, None
         span = self.span(int(positions.max()) + 1)
         logits, self._cache = steps.following(self.leaves, self._tokens, positions, cache, spec=self.spec, span=span)
-        found = self._read(before, running=owners)
+        found = self._read(before)
         allowed = self._allowed(owners)
         top = self._scored(owners.values())
         self._tokens, self._sampler, scores = steps.choose(logits, self._sampler, allowed, plan=self._plan, top=top)
@@ -347,9 +348,8 @@ class Scheduler(Setting):
         request.finish, request.error = "error", lines[0] if lines else type(error).__name__
         self._failed.append(request)
 
-    def _read(self, before: list[_Drawn], running: Collection[int] = ()) -> list[tuple[Request, int]]:
-        """Waits for tokens, and gives them to those that still want them. In slots that are `running` the token that
-        is read has been put into the cache though the next one is not drawn."""
+    def _read(self, before: list[_Drawn]) -> list[tuple[Request, int]]:
+        """Waits for tokens, and gives them to those that still want them."""
         found: list[tuple[Request, int]] = []
         for drawn in before:
             ids = np.asarray(drawn.tokens)
@@ -372,7 +372,6 @@ class Scheduler(Setting):
                 if self._drafter is not None:
                     slot.drawn = len(request.tokens)
                 if request.finish is not None:
-                    slot.drawn += i in running
                     slot.leave()
         return found
 

@@ -96,7 +96,7 @@ def test_answers_end_in_the_midst_of_guesses(model):
     assert (ended.tokens, ended.finish) == (answers[0][: answers[0].index(end) + 1], "stop")
     again = scheduler.add([1, 2, 3, *answers[0][:5], 9], PARAMS[0], max_tokens=4)
     run(scheduler)
-    assert again.reused >= 3 + answers[0].index(end)
+    assert again.reused == 3
     assert again.tokens == alone(model, again.prompt, PARAMS[0], 4, **EXACT)
 
 
@@ -217,4 +217,4 @@ def test_slots_tell_where_they_are(model):
     first = next(state for state in scheduler.slots if state.processing)
     assert (first.done, first.drawn, first.held) == (20, 1, 21)
     run(scheduler)
-    assert sorted(state.held for state in scheduler.slots) == [0, 23]
+    assert sorted(state.held for state in scheduler.slots) == [0, 20]
