@@ -22,6 +22,11 @@ MOST_MULTIPLES = 10_000
 """Of all `multipleOf` of a schema together, in units of their last decimals: an automaton that counts remainders has as
 many states, and one for two of them at once as many as their product."""
 
+MOST_TERMINALS = 500
+"""Of a Lark grammar. Each may be a part of the next: thousands, each of them a repetition, take minutes to compile."""
+
+TERMINAL = re.compile(r"\b_*[A-Z][A-Z0-9_]*(?:\.\d+)?\s*:")
+
 LEVELS = "expected a schema of fewer levels, found more than can be read"
 
 JSON_OPTIONS = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
@@ -128,6 +133,9 @@ def _lark(source: Any, where: str) -> str:
         with contextlib.suppress(ValueError, RecursionError):  # llguidance says what is wrong with it
             schemas.append(json.JSONDecoder().raw_decode(source, found.end())[0])
     _check_multiples(schemas, where)
+    count = len(TERMINAL.findall(source))
+    if count > MOST_TERMINALS:
+        raise GrammarError(f"{where}: expected at most {MOST_TERMINALS} terminals, found {count}")
     return source
 
 
