@@ -25,6 +25,9 @@ many states, and one for two of them at once as many as their product."""
 MOST_TERMINALS = 500
 """Of a Lark grammar. Each may be a part of the next: thousands, each of them a repetition, take minutes to compile."""
 
+MOST_RULES = 1000
+"""Of GBNF: the converter takes the square of it."""
+
 TERMINAL = re.compile(r"\b_*[A-Z][A-Z0-9_]*(?:\.\d+)?\s*:")
 
 LEVELS = "expected a schema of fewer levels, found more than can be read"
@@ -133,16 +136,22 @@ def _lark(source: Any, where: str) -> str:
         with contextlib.suppress(ValueError, RecursionError):  # llguidance says what is wrong with it
             schemas.append(json.JSONDecoder().raw_decode(source, found.end())[0])
     _check_multiples(schemas, where)
-    count = len(TERMINAL.findall(source))
+    _check_terminals(source, where)
+    return source
+
+
+def _check_terminals(text: str, where: str) -> None:
+    count = len(TERMINAL.findall(text))
     if count > MOST_TERMINALS:
         raise GrammarError(f"{where}: expected at most {MOST_TERMINALS} terminals, found {count}")
-    return source
 
 
 def _gbnf(source: Any, where: str) -> str:
     library()
     from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
 
+    if (count := source.count("::=")) > MOST_RULES:
+        raise GrammarError(f"{where}: expected at most {MOST_RULES} rules, found {count}")
     try:
         text = gbnf_to_lark(source)
     except GbnfToLarkError as error:
@@ -156,6 +165,7 @@ def _gbnf(source: Any, where: str) -> str:
         uses = list(re.finditer(rf"(?<![\w-]){re.escape(name[1])}(?![\w-])", source)) if name else []
         place = _line_and_column(source, uses[-1].start()) + ": " if uses else ""
         raise GrammarError(f"{where}: {place}{message}") from error
+    _check_terminals(text, where)  # rules that do not recur become terminals
     if len(text) > 4 * MOST_CHARACTERS:
         raise GrammarError(f"{where}: expected a grammar that is at most {4 * MOST_CHARACTERS} characters of Lark")
     return text

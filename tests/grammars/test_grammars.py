@@ -261,6 +261,16 @@ ERRORS = {
         {"allOf": [{"multipleOf": 97}, {"multipleOf": 101}, {"multipleOf": 103}]},
         "found 1009091",
     ),
+    "rules": (
+        "gbnf",
+        'root ::= "x"\n' + "".join(f'a{i} ::= "x" root\n' for i in range(1000)),
+        "expected at most 1000 rules, found 1001",
+    ),
+    "terminals in gbnf": (
+        "gbnf",
+        "root ::= a0\n" + "".join(f"a{i} ::= a{i + 1} a{i + 1}\n" for i in range(600)) + 'a600 ::= "x"',
+        "expected at most 500 terminals, found 601",
+    ),
     "terminals": (
         "lark",
         "start: A0\n" + "".join(f"A{i}: A{i + 1}+\n" for i in range(600)) + 'A600: "x"',
