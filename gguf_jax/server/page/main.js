@@ -142,7 +142,7 @@ function request() {
   const system = settings.get("system").trim();
   const messages = turns.chat.map(({ role, text }) => ({ role, content: text }));
   if (system) messages.unshift({ role: "system", content: system });
-  return ["v1/chat/completions", { ...fields, messages, reasoning_format: "none", ...(wanted ? { logprobs: true, top_logprobs: 8 } : {}) }];
+  return ["v1/chat/completions", { ...fields, messages, ...(wanted ? { logprobs: true, top_logprobs: 8 } : {}) }];
 }
 
 async function answer() {
