@@ -14,7 +14,7 @@ namespace gguf_jax::GJ_LEVEL {
 
 // How many rows of x, and panels, are held in registers.
 #if defined(__AVX512F__)
-constexpr int PANELS = 2, INT8_ROWS = 6;  // 32 registers of 16 lanes
+constexpr int PANELS = 2, INT8_ROWS = 4;  // 32 registers of 16 lanes, and eight rows are two times four
 #elif defined(__AVX2__)
 constexpr int PANELS = 1, INT8_ROWS = 3;  // 16 registers of 8
 #else
