@@ -32,7 +32,7 @@ run: $(VENV)/.for-run $(VENV)/.native  ## let the bundled model go on from PROMP
 
 # A worker imports JAX (300 MB), and XLA has threads of its own: more than four workers cost memory and gain little.
 test: $(VENV)/.for-test $(VENV)/.native  ## run the tests
-	@$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 native: $(VENV)/.for-run  ## build the native library anew
 	@GGUF_JAX_NATIVE=require $(BUILD)

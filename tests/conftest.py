@@ -25,6 +25,14 @@ os.environ["GGUF_JAX_COMPILATION_CACHE"] = "off"
 DATA = Path(__file__).resolve().parent / "data"
 
 
+LONG = ("test_notebooks.py", "test_kernels.py", "test_page.py", "test_sensitivity.py", "test_bench.py", "test_cli.py")
+"""Files of few tests that take long. Workers take a file at a time: if one of these came last, the others would wait."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of shared test data."""
