@@ -26,7 +26,7 @@ DATA = Path(__file__).resolve().parent / "data"
 
 
 LONG = ("test_notebooks.py", "test_kernels.py", "test_page.py", "test_sensitivity.py", "test_bench.py", "test_cli.py")
-"""Files of few tests that take long. Workers take a file at a time: one of these at the end keeps the others waiting."""
+"""Files of few tests that take long. Workers take a file at a time: one of these at the end makes others wait."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
