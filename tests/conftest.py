@@ -19,30 +19,10 @@ from gguf_jax.bundled import bundled_model  # imports no JAX
 # JAX reads these on import, and subprocesses inherit them.
 os.environ["JAX_PLATFORMS"] = os.environ.get("GGUF_JAX_TEST_PLATFORM", "cpu")
 os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-# Most of the tests' time is XLA compiling programs that run once: without most of its optimizations it takes a quarter
-# less. Where bits are compared with what XLA makes of a program, it is as it is for users (OPTIMIZED, below).
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # A test leaves nothing in the user's cache, and none finds there what another left.
 os.environ["GGUF_JAX_COMPILATION_CACHE"] = "off"
 
 DATA = Path(__file__).resolve().parent / "data"
-
-
-OPTIMIZED = ("ops", "formats", "quantization")
-"""Folders of tests whose programs are compiled as users' are."""
-
-
-@pytest.fixture(autouse=True)
-def _optimizations(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.path.parent.name not in OPTIMIZED:
-        yield
-        return
-    import jax
-
-    name = "jax_disable_most_optimizations"
-    jax.config.update(name, False)
-    yield
-    jax.config.update(name, os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1")
 
 
 LONG = ("test_notebooks.py", "test_kernels.py", "test_page.py", "test_sensitivity.py", "test_bench.py", "test_cli.py")
