@@ -8,7 +8,7 @@ for every token costs more than a small model's step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -237,6 +237,49 @@ def verify(
     places = positions[:, None] + jnp.arange(chunk.shape[1])
     places = jnp.where((positions >= 0)[:, None] & (chunk >= 0), places, -1)
     logits, cache = _logits(leaves, jnp.maximum(chunk, 0), places, cache, spec, span)
+    if plan.penalties or sampler.window.shape[1]:
+        found, last, sampler, scores = _drawn_in_turn(logits, tokens, drafts, sampler, plan, allowed, top)
+    else:
+        found, last, sampler, scores = _drawn_at_once(logits, drafts, sampler, plan, allowed, top)
+    return found, last, cache, sampler, scores
+
+
+def _drawn_at_once(
+    logits: jax.Array,
+    drafts: jax.Array,
+    sampler: Sampler,
+    plan: SamplerPlan,
+    allowed: jax.Array | None,
+    top: int | None,
+) -> tuple[jax.Array, jax.Array, Sampler, LogProbs | None]:
+    """Tokens of all places `[B, T, V]` as of so many slots: without penalties a draw needs of those before it only how
+    many they are."""
+    batch, length, vocab = logits.shape
+    rows = logits.reshape(-1, vocab)
+    spread = jax.tree.map(lambda leaf: jnp.repeat(leaf, length, axis=0), sampler)
+    spread = replace(spread, step=(sampler.step[:, None] + jnp.arange(length)).reshape(-1))
+    with jax.named_scope("sample"):
+        drawn, _ = sample(rows, spread, plan, None if allowed is None else jnp.repeat(allowed, length, axis=0))
+        scores = None if top is None else log_probs(rows, drawn, top)
+    drawn = drawn.reshape(batch, length)
+    right = jnp.cumprod((drawn[:, :-1] == drafts).astype(jnp.int32), axis=1)
+    going = jnp.concatenate([jnp.ones((batch, 1), bool), right.astype(bool)], axis=1)
+    count = jnp.sum(going, axis=1)
+    last = jnp.take_along_axis(drawn, count[:, None] - 1, axis=1)[:, 0]
+    scores = jax.tree.map(lambda leaf: leaf.reshape(batch, length, *leaf.shape[1:]), scores)
+    return jnp.where(going, drawn, -1), last, replace(sampler, step=sampler.step + count), scores
+
+
+def _drawn_in_turn(
+    logits: jax.Array,
+    tokens: jax.Array,
+    drafts: jax.Array,
+    sampler: Sampler,
+    plan: SamplerPlan,
+    allowed: jax.Array | None,
+    top: int | None,
+) -> tuple[jax.Array, jax.Array, Sampler, LogProbs | None]:
+    """The same where a penalty looks at the tokens before."""
     guesses = jnp.concatenate([drafts, jnp.full_like(tokens, -1)[:, None]], axis=1)
 
     def each(carry: tuple[Any, ...], inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
@@ -254,7 +297,7 @@ def verify(
         start = sampler, tokens, jnp.ones(tokens.shape, bool)
         columns = jnp.swapaxes(logits, 0, 1), guesses.T
         (sampler, last, _), (found, scores) = jax.lax.scan(each, start, columns)
-    return found.T, last, cache, sampler, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), scores)
+    return found.T, last, sampler, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), scores)
 
 
 @partial(jax.jit, static_argnames=("spec", "plan", "span", "count"), donate_argnames=("cache",))
