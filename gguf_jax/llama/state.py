@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -129,7 +130,7 @@ class LlamaDiskCache(BaseLlamaCache):
         found = longest(keys, key)
         if found is None:
             raise KeyError("no state begins with these tokens")
-        os.utime(keys[found])
+        _use(keys[found])
         return read_state(keys[found])
 
     def __contains__(self, key: Sequence[int]) -> bool:
@@ -139,7 +140,9 @@ class LlamaDiskCache(BaseLlamaCache):
         if value.llama_state_size > self.capacity_bytes:
             return
         name = hashlib.sha256(np.asarray(key, np.int64).tobytes()).hexdigest()[:32]
-        write_state(os.path.join(self.cache_dir, f"{name}{SUFFIX}"), value)
+        path = os.path.join(self.cache_dir, f"{name}{SUFFIX}")
+        write_state(path, value)
+        _use(path)
         entries = sorted(self._files(), key=lambda entry: entry.stat().st_mtime_ns)
         size = self.cache_size
         for entry in entries:
@@ -151,6 +154,12 @@ class LlamaDiskCache(BaseLlamaCache):
     def _files(self) -> Iterator[os.DirEntry[str]]:
         with os.scandir(self.cache_dir) as entries:
             yield from (entry for entry in entries if entry.name.endswith(SUFFIX))
+
+
+def _use(path: str) -> None:
+    """Notes that a file is used now: its own clock may stand still for some milliseconds."""
+    now = time.time_ns()
+    os.utime(path, ns=(now, now))
 
 
 SUFFIX = ".state"
