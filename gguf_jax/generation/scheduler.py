@@ -90,21 +90,12 @@ class Scheduler(Setting):
         super().__init__(model, **options)
         self.burst, self._pace = burst, Pace()
         self.max_queue, self.reuse = max_queue, reuse
+        self._speculation = speculation
         self._slots = [Slot() for _ in range(slots)]
         self._queue: collections.deque[Request] = collections.deque()
         self._ids = itertools.count()
         self._turns = itertools.count(1)
-        self._cache: Any = self.new_cache(slots)
-        if speculation is not None and not self._cache.rewinds:
-            raise GGUFJaxError("speculation: expected a model that keeps keys and values, found one that keeps states")
-        self._drafter: Drafter | None = None if speculation is None else speculation.drafter(self, slots)
-        self._tokens = jnp.zeros(slots, jnp.int32)  # of every slot the last token, as the device has it
-        self._plan = SamplerPlan()
-        self._sampler = make_sampler([SamplingParams.greedy()] * slots, self.config.vocab_size)
-        self._top = 0
-        """How many of the best are scored, for whoever has wanted most."""
-        self._unread: list[_Drawn] = []
-        self._failed: list[Request] = []
+        self.reset()
 
     @property
     def busy(self) -> bool:
@@ -181,13 +172,22 @@ class Scheduler(Setting):
         """Begins anew after a step has failed, whose cache is gone: all requests are cancelled, nothing is held."""
         for request in [*self._queue, *(slot.request for slot in self._slots if slot.request is not None)]:
             self.cancel(request)
-        self._slots = [Slot() for _ in self._slots]
-        self._unread, self._failed = [], []
-        self._cache = None  # before there is another
-        self._cache = self.new_cache(len(self._slots))
-        self._tokens = jnp.zeros(len(self._slots), jnp.int32)
+        slots = len(self._slots)
+        self._slots = [Slot() for _ in range(slots)]
+        self._unread: list[_Drawn] = []
+        self._failed: list[Request] = []
+        self._cache: Any = None  # before there is another
+        self._drafter: Drafter | None = None
+        self._cache = self.new_cache(slots)
+        if self._speculation is not None:
+            if not self._cache.rewinds:
+                raise GGUFJaxError("speculation: expected a model that keeps keys and values, found one of states")
+            self._drafter = self._speculation.drafter(self, slots)
+        self._tokens = jnp.zeros(slots, jnp.int32)  # of every slot the last token, as the device has it
         self._plan = SamplerPlan()
-        self._sampler = make_sampler([SamplingParams.greedy()] * len(self._slots), self.config.vocab_size)
+        self._sampler = make_sampler([SamplingParams.greedy()] * slots, self.config.vocab_size)
+        self._top = 0
+        """How many of the best are scored, for whoever has wanted most."""
 
     def step(self) -> list[tuple[Request, int]]:
         """Goes on with every answer by one token (by several where they were guessed), and with prompts by chunks of
